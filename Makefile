@@ -1,0 +1,101 @@
+# io_engine: `make help` lists what can be made.
+
+PREFIX  ?= /usr/local
+LIBDIR  ?= $(PREFIX)/lib
+CC      ?= cc
+CXX     ?= c++
+CARGO   ?= cargo
+CFLAGS  ?= -O2 -g
+CXXFLAGS ?= -O2 -g
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+MAJOR   := $(firstword $(subst ., ,$(VERSION)))
+BUILD   := target/release
+SHARED  := $(BUILD)/libio_engine.so
+STATIC  := $(BUILD)/libio_engine.a
+HEADER  := include/io_engine.h
+
+WARNINGS := -Wall -Wextra -Wpedantic -Werror
+C_FLAGS  := -std=c11 -D_GNU_SOURCE $(WARNINGS) -Iinclude
+LINK     := -L$(BUILD) -Wl,-rpath,$(CURDIR)/$(BUILD) -lio_engine -lpthread
+
+EXAMPLES := $(patsubst examples_c/%.c,target/examples/%,$(wildcard examples_c/*.c))
+C_TESTS  := $(patsubst c_tests/%.c,target/c_tests/%,$(wildcard c_tests/t_*.c)) \
+            $(patsubst c_tests/%.cc,target/c_tests/%,$(wildcard c_tests/t_*.cc))
+# Seconds that one test program may take.
+TIME_LIMIT := 120
+# A directory on a disk, for O_DIRECT and large files.
+IOE_TEST_DISK ?= $(CURDIR)/target/c_tests
+PROVE := IOE_TEST_DISK=$(IOE_TEST_DISK) EXAMPLES=target/examples prove --exec 'timeout --kill-after=5 $(TIME_LIMIT)'
+
+SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '*.rs')
+
+.PHONY: all lib examples run check check-rust check-headers check-c check-asan lint bench sim \
+        header install uninstall clean help tools-c
+all: lib examples ## the library, its header, the examples
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
+
+lib: $(SHARED) $(STATIC) $(HEADER)
+
+# One crate type at a time: beside an rlib, link-time optimisation would silently be off.
+$(SHARED): $(SOURCES)
+	$(call need,$(CARGO),cargo)
+	$(CARGO) rustc --locked --release --lib --crate-type cdylib -- \
+	  -C link-arg=-Wl,-soname,libio_engine.so.$(MAJOR)
+	@ln -sf libio_engine.so $(BUILD)/libio_engine.so.$(MAJOR)
+	@touch $@
+
+$(STATIC): $(SOURCES)
+	$(CARGO) rustc --locked --release --lib --crate-type staticlib
+	@touch $@
+
+examples: $(EXAMPLES)
+
+target/examples/%: examples_c/%.c $(HEADER) $(SHARED)
+	$(call need,$(CC),gcc)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $(LINK)
+
+run: $(SHARED) target/examples/copy ## build the library and copy a file with it, verified
+	@head -c 268435456 /dev/urandom > target/run.source
+	target/examples/copy target/run.source target/run.copy
+	@cmp target/run.source target/run.copy && echo "the copy is identical"
+	@rm -f target/run.source target/run.copy
+
+check: check-rust check-headers check-c ## all tests
+	@echo "all checks passed"
+
+check-rust: tools-c ## the engine's own tests, the simulator among them
+	$(CARGO) test --locked --release -- --nocapture
+
+sim: ## the simulator alone: make sim SEED=1 OPS=10000000
+	SEED=$(SEED) OPS=$(OPS) $(CARGO) test --locked --release --lib simulation -- --nocapture
+
+header: ## refresh include/io_engine.h
+	IOE_UPDATE_HEADER=1 $(CARGO) test --locked --release --test header
+
+check-headers: $(SHARED) tools-c ## the header alone, in every language it promises
+	prove c_tests/header.sh c_tests/exports.sh c_tests/error_table.sh
+
+check-c: $(C_TESTS) $(EXAMPLES) tools-c ## the C and C++ tests, and the examples
+	$(PROVE) $(C_TESTS)
+	EXAMPLES=target/examples prove --exec 'timeout --kill-after=5 $(TIME_LIMIT) bash' examples_c/check.sh
+
+target/c_tests/%: c_tests/%.c c_tests/common.h $(HEADER) $(SHARED) | tools-c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $(LINK) -lcmocka
+
+target/c_tests/%: c_tests/%.cc c_tests/common.h $(HEADER) $(SHARED) | tools-c
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(LINK) -lcmocka
+
+clean: ## remove everything that was made
+	$(CARGO) clean
+
+# $(call need,PROGRAM,PACKAGE): says by name what is missing.
+define need
+@command -v $(firstword $(1)) >/dev/null || { \
+  echo "$(firstword $(1)) is missing: apt-get install $(2)" >&2; exit 1; }
+endef

@@ -1,0 +1,820 @@
+/* io_engine: asynchronous disk I/O for Linux. Every accepted event completes exactly once, whole.
+ *
+ * Calls that return int or int64_t answer 0 or a count on success and a negated errno on failure.
+ * None touches errno. An out parameter is written only on success. A call that fails never runs a
+ * callback. NULL and arguments out of range give -EINVAL (from getters: the value stated), never a
+ * crash. Files are regular files and block devices.
+ *
+ * Generated from src/ffi/ by `make header`: do not edit. */
+
+#ifndef IO_ENGINE_H
+#define IO_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+/** The version of this header. */
+#define IOE_VERSION_MAJOR 1
+#define IOE_VERSION_MINOR 0
+#define IOE_VERSION_PATCH 0
+
+/** The result of an event that has not completed. */
+#define IOE_PENDING INT64_MIN
+
+
+/**
+ * The kernel interface behind a context.
+ */
+typedef enum ioe_driver {
+    /**
+     * The first of the following that works here. The environment variable `IOE_DRIVER`
+     * (`auto`, `uring`, `aio` or `pool`) overrides this value, and only this one.
+     */
+    IOE_DRIVER_AUTO = 0,
+    /**
+     * io_uring(7). Needs Linux 5.11, and a seccomp profile and sysctl kernel.io_uring_disabled
+     * that allow it.
+     */
+    IOE_DRIVER_URING = 1,
+    /**
+     * Linux AIO, io_submit(2). Not in this version: refused with `-ENOSYS`.
+     */
+    IOE_DRIVER_AIO = 2,
+    /**
+     * preadv2(2) and its like on a pool of threads. Not in this version: refused with `-ENOSYS`.
+     */
+    IOE_DRIVER_POOL = 3,
+} ioe_driver;
+
+/**
+ * How much a log message matters; a smaller number matters more.
+ */
+typedef enum ioe_log_level {
+    /**
+     * No messages.
+     */
+    IOE_LOG_OFF = 0,
+    /**
+     * Something failed and somebody has to act.
+     */
+    IOE_LOG_ERROR = 1,
+    /**
+     * Something is not as asked for, and the library goes on.
+     */
+    IOE_LOG_WARN = 2,
+    /**
+     * What was chosen and why.
+     */
+    IOE_LOG_INFO = 3,
+    /**
+     * For whoever works on the library itself.
+     */
+    IOE_LOG_DEBUG = 4,
+} ioe_log_level;
+
+/**
+ * What an event does.
+ */
+typedef enum ioe_action {
+    /**
+     * Nothing yet: never prepared.
+     */
+    IOE_NONE = 0,
+    /**
+     * Reads, plain or vectored.
+     */
+    IOE_READ = 1,
+    /**
+     * Writes, plain or vectored.
+     */
+    IOE_WRITE = 2,
+    /**
+     * fsync(2).
+     */
+    IOE_FSYNC = 3,
+    /**
+     * fdatasync(2).
+     */
+    IOE_FDATASYNC = 4,
+    /**
+     * fallocate(2).
+     */
+    IOE_FALLOCATE = 5,
+} ioe_action;
+
+/**
+ * Bits of `ioe_config.flags`.
+ */
+typedef enum ioe_flag {
+    /**
+     * No driver thread and no callback thread. The first thread that submits or polls owns the
+     * context; any other gets `-EPERM` from everything but info, stats and, once the owner has
+     * ended, `ioe_context_free`. Callbacks run inside `ioe_poll`, and inside `ioe_drain`,
+     * `ioe_submit_wait` and `ioe_context_free`, which poll by themselves.
+     */
+    IOE_POLLED = 1,
+    /**
+     * A kernel thread takes submissions (IORING_SETUP_SQPOLL of io_uring_setup(2)): fewer system
+     * calls, for a processor that it keeps busy.
+     */
+    IOE_SQPOLL = 2,
+    /**
+     * Completions are looked for, not announced (IORING_SETUP_IOPOLL). Needs `IOE_POLLED`, and a
+     * device with poll queues. Only O_DIRECT transfers work; everything else is refused in the
+     * callback, with `-EOPNOTSUPP` or the kernel's errno.
+     */
+    IOE_IOPOLL = 4,
+} ioe_flag;
+
+/**
+ * An engine for one stream of events. Used from any thread; with `IOE_POLLED`, from its owner's.
+ */
+typedef struct ioe_context ioe_context;
+
+/**
+ * One I/O request, and its result. An event is yours, except between a successful submit and the
+ * start of its callback. In the callback it is yours again: read it, free it, keep it, or
+ * prepare and submit it again. In between its buffers live, its descriptor stays open, and only
+ * its getters may be called, from any thread.
+ */
+typedef struct ioe_event ioe_event;
+
+/**
+ * Callback threads that several contexts share.
+ */
+typedef struct ioe_workers ioe_workers;
+
+/**
+ * Receives a message of at most the level asked for. `message` lives for the call. Called on
+ * whichever thread has something to say, also on several at once; it may call the library, but
+ * must not wait for a context.
+ */
+typedef void (*ioe_log_fn)(int level, const char *message, void *arg);
+
+/**
+ * How to make a context. Filled by `ioe_config_init`, then changed field by field.
+ */
+typedef struct ioe_config {
+    /**
+     * sizeof(ioe_config), set by `ioe_config_init`: lets the struct grow. A smaller one is an
+     * older caller's: fields that it lacks have their defaults. A larger one is a newer
+     * caller's: the bytes that the library does not know must be 0.
+     */
+    size_t size;
+    /**
+     * One of `ioe_driver`. Default `IOE_DRIVER_AUTO`.
+     */
+    int32_t driver;
+    /**
+     * Operations in the kernel at once: 1 to 32768. Default 128.
+     */
+    uint32_t depth;
+    /**
+     * Accepted events whose callback has not started: 1 to 1048576. Beyond it `ioe_submit`
+     * waits; events submitted inside callbacks count, but are never refused. Default 1024.
+     */
+    uint32_t queue_size;
+    /**
+     * Callback threads: 0 to 256. With 0, callbacks run on the driver thread. Ignored with
+     * `IOE_POLLED` and with `shared`. Default 1.
+     */
+    uint32_t workers;
+    /**
+     * Bytes that one merged operation may span; 0: no merging. This version does not merge: the
+     * value is accepted, and `ioe_info` says 0. Default 0.
+     */
+    uint32_t merge_limit;
+    /**
+     * Bits of `ioe_flag`. Default 0.
+     */
+    uint32_t flags;
+    /**
+     * Callback threads of `ioe_workers_new`, to be used instead of own ones. They must outlive
+     * the context. Not with `IOE_POLLED`. Default NULL.
+     */
+    struct ioe_workers *shared;
+} ioe_config;
+
+/**
+ * What runs, and why what was passed over was.
+ */
+typedef struct ioe_info {
+    /**
+     * Bytes filled by the library.
+     */
+    size_t size;
+    /**
+     * The driver in use, one of `ioe_driver`, never `IOE_DRIVER_AUTO`.
+     */
+    int32_t driver;
+    /**
+     * Operations in the kernel at once, in force.
+     */
+    uint32_t depth;
+    /**
+     * Accepted events whose callback has not started, in force.
+     */
+    uint32_t queue_size;
+    /**
+     * Callback threads; 0 with `IOE_POLLED`.
+     */
+    uint32_t workers;
+    /**
+     * Bytes that one merged operation may span, in force.
+     */
+    uint32_t merge_limit;
+    /**
+     * Bits of `ioe_flag` in force.
+     */
+    uint32_t flags;
+    /**
+     * Why io_uring was passed over, a positive errno; 0 where not tried or fine.
+     */
+    int32_t uring_errno;
+    /**
+     * Why Linux AIO was passed over, a positive errno; 0 where not tried or fine.
+     */
+    int32_t aio_errno;
+    /**
+     * One sentence that a person can act on; "" where there is none. Lives as long as the
+     * context.
+     */
+    const char *reason;
+} ioe_info;
+
+/**
+ * Counters since the context was made. Each is read by itself: they may be an instant apart.
+ */
+typedef struct ioe_stats {
+    /**
+     * Bytes filled by the library.
+     */
+    size_t size;
+    /**
+     * Events accepted.
+     */
+    uint64_t accepted;
+    /**
+     * Events whose callback has started.
+     */
+    uint64_t completed;
+    /**
+     * Events with an errno as their result.
+     */
+    uint64_t failed;
+    /**
+     * Bytes moved from files to memory.
+     */
+    uint64_t bytes_read;
+    /**
+     * Bytes moved from memory to files.
+     */
+    uint64_t bytes_written;
+    /**
+     * Operations handed to the kernel.
+     */
+    uint64_t operations;
+    /**
+     * System calls made for them, wake-ups included.
+     */
+    uint64_t system_calls;
+    /**
+     * Events that travelled in another's operation. 0 in this version.
+     */
+    uint64_t merged;
+    /**
+     * Operations issued for the rest of a short one.
+     */
+    uint64_t continued;
+    /**
+     * fsyncs answered by another's. 0 in this version.
+     */
+    uint64_t syncs_joined;
+    /**
+     * Events accepted whose callback has not started.
+     */
+    uint64_t in_flight;
+} ioe_stats;
+
+/**
+ * Called exactly once for every accepted event, on a callback thread, on the driver thread
+ * (`workers` 0) or inside the owner's poll (`IOE_POLLED`). `arg` is that of
+ * `ioe_event_set_callback`. The event is yours again. The function must not throw, `longjmp`, or
+ * end its thread.
+ */
+typedef void (*ioe_callback)(struct ioe_event *event, void *arg);
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The version of the library that runs, as "MAJOR.MINOR.PATCH". The macros `IOE_VERSION_MAJOR`,
+ * `IOE_VERSION_MINOR` and `IOE_VERSION_PATCH` are those of the header. Static; any thread.
+ */
+const char *ioe_version(void);
+
+/**
+ * The name and the meaning of an errno, negated or not, such as "EIO: Input/output error";
+ * "success" for 0 and every count, so any `int` answer of the library can be given. Never NULL;
+ * static; any thread.
+ *
+ * Counts and positive errnos look alike: give negated ones where that matters.
+ */
+const char *ioe_strerror(int err);
+
+/**
+ * Whether a driver works on this machine now, found out by real I/O on a file in memory.
+ * `IOE_DRIVER_AUTO`: whether any does. What cannot change is remembered. Any thread.
+ *
+ * Returns 0 where it works, else:
+ * - `-EPERM`: forbidden by seccomp or by sysctl kernel.io_uring_disabled.
+ * - `-ENOSYS`: not in this kernel, hidden by seccomp, or not in this version of the library.
+ * - `-EAGAIN`, `-ENOMEM`, `-EMFILE`, `-ENFILE`: a limit is used up at the moment.
+ * - `-EINVAL`: no such driver, or `IOE_DRIVER` in the environment names none.
+ */
+int ioe_probe(int driver);
+
+/**
+ * "auto", "uring", "aio" or "pool"; "unknown" for other numbers. Never NULL; static; any thread.
+ */
+const char *ioe_driver_name(int driver);
+
+/**
+ * Sets the one function of the process that receives messages up to `max_level`; NULL turns
+ * them off, as they are at the start. `arg` is handed to each call. A call that has already
+ * begun on another thread may end after this returns. Any thread.
+ */
+void ioe_set_log(ioe_log_fn fn, void *arg, int max_level);
+
+/**
+ * Fills `cfg` with the defaults, sets its `size`, and zeroes what the library does not know.
+ * Give `sizeof(ioe_config)`. Any thread.
+ *
+ * Returns 0, or:
+ * - `-EINVAL`: `cfg` is NULL, or `size` is below 8 or no multiple of 8.
+ * - `-E2BIG`: `size` is above 4096.
+ *
+ * # Safety
+ * `cfg` is NULL or has `size` writable bytes.
+ */
+int ioe_config_init(struct ioe_config *cfg, size_t size);
+
+/**
+ * Makes a context and starts its threads. `cfg` NULL means all defaults; it is read during the
+ * call only. `*out` is set on success. Freed with `ioe_context_free`. Any thread.
+ *
+ * What exactly was refused, and what to do about it, goes to the log callback.
+ *
+ * Returns 0, or:
+ * - `-EINVAL`: `out` is NULL; `size` is below 8 or no multiple of 8; a field is out of its range;
+ *   an unknown bit in `flags`; `IOE_IOPOLL` without `IOE_POLLED`; `IOE_POLLED` with `shared`;
+ *   `IOE_DRIVER` in the environment names no driver; or the kernel lacks what `flags` ask for.
+ * - `-E2BIG`: `size` is larger than the library's and bytes beyond it are not 0, or above 4096.
+ * - `-EPERM`: io_uring is forbidden by seccomp or by sysctl kernel.io_uring_disabled.
+ * - `-ENOSYS`: the driver is not in this kernel or not in this version of the library.
+ * - `-ENOMEM`: no memory; for a ring also RLIMIT_MEMLOCK.
+ * - `-EMFILE`, `-ENFILE`: no descriptor: RLIMIT_NOFILE, sysctl fs.file-max.
+ * - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max.
+ * - `-EOWNERDEAD`: `shared` was made before a fork(2), by the parent.
+ *
+ * # Safety
+ * `cfg` is NULL or has as many readable bytes as its `size` says; `out` is NULL or writable.
+ */
+int ioe_context_new(const struct ioe_config *cfg, struct ioe_context **out);
+
+/**
+ * Tells what runs. Any thread.
+ *
+ * Returns 0, or:
+ * - `-EINVAL`: a pointer is NULL, or `size` is below 8 or no multiple of 8.
+ * - `-E2BIG`: `size` is above 4096.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * # Safety
+ * `ctx` is NULL or a context; `out` is NULL or has `size` writable bytes.
+ */
+int ioe_context_info(const struct ioe_context *ctx, struct ioe_info *out, size_t size);
+
+/**
+ * Reads the counters, cheaply enough for once a second and more. Any thread.
+ *
+ * Returns 0, or:
+ * - `-EINVAL`: a pointer is NULL, or `size` is below 8 or no multiple of 8.
+ * - `-E2BIG`: `size` is above 4096.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * # Safety
+ * `ctx` is NULL or a context; `out` is NULL or has `size` writable bytes.
+ */
+int ioe_context_stats(const struct ioe_context *ctx, struct ioe_stats *out, size_t size);
+
+/**
+ * Returns when the callback of every event accepted before the call has returned; later ones do
+ * not hold it back. `timeout_ms` in milliseconds; -1 waits for ever, 0 only looks. Any thread;
+ * with `IOE_POLLED` the owner's, and callbacks run in here.
+ *
+ * Returns 0, or:
+ * - `-ETIMEDOUT`: the time was up first.
+ * - `-EDEADLK`: called inside a callback of this context, or on callback threads it shares.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-EINVAL`: `ctx` is NULL, or `timeout_ms` is below -1.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * # Safety
+ * `ctx` is NULL or a context.
+ */
+int ioe_drain(struct ioe_context *ctx, int64_t timeout_ms);
+
+/**
+ * Refuses new events with `-ESHUTDOWN`, completes all accepted ones, runs their callbacks, ends
+ * the threads, and frees the context. Callers that are inside a submit get `-ESHUTDOWN` before
+ * the memory goes; calls that begin later are the caller's error. With `IOE_POLLED`: on the
+ * owner's thread, or on any once the owner has ended.
+ *
+ * In a forked child it closes the child's descriptors and frees what memory no other thread can
+ * have been changing at the fork, without a lock, touching nothing of the parent's; events in
+ * flight there stay as they are.
+ *
+ * Returns 0, or, having done nothing:
+ * - `-EDEADLK`: called inside a callback of this context, or on callback threads it shares.
+ * - `-EPERM`: not the owner of a polled context whose owner lives.
+ * - `-EINVAL`: `ctx` is NULL.
+ *
+ * # Safety
+ * `ctx` is NULL or a context; not used again after 0.
+ */
+int ioe_context_free(struct ioe_context *ctx);
+
+/**
+ * Starts callback threads for several contexts (`ioe_config.shared`): 1 to 256. `*out` is set on
+ * success. Freed with `ioe_workers_free`. Any thread.
+ *
+ * Returns 0, or:
+ * - `-EINVAL`: `out` is NULL, or `threads` is out of range.
+ * - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max.
+ *
+ * # Safety
+ * `out` is NULL or writable.
+ */
+int ioe_workers_new(uint32_t threads, struct ioe_workers **out);
+
+/**
+ * Ends callback threads that no context uses any more. Any thread.
+ *
+ * Returns 0, or, having done nothing:
+ * - `-EBUSY`: a context uses them.
+ * - `-EINVAL`: `workers` is NULL.
+ * - `-EOWNERDEAD`: in a forked child, where the threads do not exist.
+ *
+ * # Safety
+ * `workers` is NULL or came from `ioe_workers_new`; not used again after 0.
+ */
+int ioe_workers_free(struct ioe_workers *workers);
+
+/**
+ * Submits what is queued in a polled context, then waits for at least `min` callbacks (at most
+ * what is in flight), or until `timeout_ms` milliseconds are over (-1: for ever, 0: not at all),
+ * or for a signal. Owner's thread.
+ *
+ * Returns how many callbacks ran, or:
+ * - `-EDEADLK`: called inside a callback of this context.
+ * - `-EPERM`: not the owner.
+ * - `-EINVAL`: `ctx` is NULL or has no `IOE_POLLED`, or `timeout_ms` is below -1.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * # Safety
+ * `ctx` is NULL or a context.
+ */
+int ioe_poll(struct ioe_context *ctx, uint32_t min, int64_t timeout_ms);
+
+/**
+ * An eventfd(2) for epoll, libuv, or a loop of your own: readable when `ioe_poll` has something
+ * to hand out. Do not read it; the context closes it. Call `ioe_poll(ctx, 0, 0)` after
+ * submitting and before sleeping on it. Owner's thread, or any before there is an owner.
+ *
+ * Returns the descriptor, or:
+ * - `-EPERM`: not the owner.
+ * - `-EINVAL`: `ctx` is NULL or has no `IOE_POLLED`.
+ * - `-EMFILE`, `-ENFILE`: no descriptor: RLIMIT_NOFILE, sysctl fs.file-max.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * # Safety
+ * `ctx` is NULL or a context.
+ */
+int ioe_context_fd(const struct ioe_context *ctx);
+
+/**
+ * A new event, to be prepared. Released with `ioe_event_free`. Any thread.
+ *
+ * Returns NULL when out of memory.
+ */
+struct ioe_event *ioe_event_new(void);
+
+/**
+ * Releases an event, not its buffers. NULL is fine. Also from its own callback. Any thread.
+ *
+ * Returns 0, or:
+ * - `-EBUSY`: the event is in flight; nothing was freed.
+ *
+ * # Safety
+ * `event` is NULL or came from `ioe_event_new` and was not freed.
+ */
+int ioe_event_free(struct ioe_event *event);
+
+/**
+ * Makes the event a read of `len` bytes at `offset` of `fd` into `buf`, both in bytes. `len` may
+ * exceed 2 GiB. The descriptor is not looked at: a bad one is the kernel's to judge, and arrives
+ * in the callback as `-EBADF`. What the event was before is forgotten, but not its callback.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` or `buf` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+ *
+ * # Safety
+ * `event` is NULL or an event; `buf` has `len` writable bytes until the event completes.
+ */
+int ioe_prep_read(struct ioe_event *event, int fd, void *buf, size_t len, uint64_t offset);
+
+/**
+ * Makes the event a write of `len` bytes from `buf` to `fd` at `offset`. As `ioe_prep_read`.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` or `buf` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+ *
+ * # Safety
+ * `event` is NULL or an event; `buf` has `len` readable bytes until the event completes.
+ */
+int ioe_prep_write(struct ioe_event *event, int fd, const void *buf, size_t len, uint64_t offset);
+
+/**
+ * Makes the event a read at `offset` into the `iovcnt` segments of `iov`, one after the other.
+ * The array is copied and may go; the segments' memory may not. Otherwise as `ioe_prep_read`.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` or `iov` is NULL, `iovcnt` is below 1 or above IOV_MAX (1024), a segment
+ *   with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+ * - `-ENOMEM`: no memory for the copy of the array.
+ *
+ * # Safety
+ * `event` is NULL or an event; `iov` has `iovcnt` segments, writable until the event completes.
+ */
+int ioe_prep_readv(struct ioe_event *event,
+                   int fd,
+                   const struct iovec *iov,
+                   int iovcnt,
+                   uint64_t offset);
+
+/**
+ * Makes the event a write at `offset` from the `iovcnt` segments of `iov`. As `ioe_prep_readv`.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` or `iov` is NULL, `iovcnt` is below 1 or above IOV_MAX (1024), a segment
+ *   with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+ * - `-ENOMEM`: no memory for the copy of the array.
+ *
+ * # Safety
+ * `event` is NULL or an event; `iov` has `iovcnt` segments, readable until the event completes.
+ */
+int ioe_prep_writev(struct ioe_event *event,
+                    int fd,
+                    const struct iovec *iov,
+                    int iovcnt,
+                    uint64_t offset);
+
+/**
+ * Makes the event an fsync(2): data and metadata of writes that completed before it was
+ * submitted are durable when it completes with 0. A failed one is never retried by the library:
+ * the kernel reports an error of the file once.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL.
+ *
+ * # Safety
+ * `event` is NULL or an event.
+ */
+int ioe_prep_fsync(struct ioe_event *event, int fd);
+
+/**
+ * Makes the event an fdatasync(2): as `ioe_prep_fsync`, without metadata that reading the data
+ * back does not need.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL.
+ *
+ * # Safety
+ * `event` is NULL or an event.
+ */
+int ioe_prep_fdatasync(struct ioe_event *event, int fd);
+
+/**
+ * Makes the event a fallocate(2) of `len` bytes at `offset`, with its `mode`. What the file
+ * system makes of mode and length arrives in the callback.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+ *
+ * # Safety
+ * `event` is NULL or an event.
+ */
+int ioe_prep_fallocate(struct ioe_event *event, int fd, int mode, uint64_t offset, uint64_t len);
+
+/**
+ * Sets what is called when the event completes, and what it is given. Survives completion and a
+ * new prep.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` or `cb` is NULL.
+ *
+ * # Safety
+ * `event` is NULL or an event.
+ */
+int ioe_event_set_callback(struct ioe_event *event, ioe_callback cb, void *arg);
+
+/**
+ * The result: bytes transferred since the event was prepared (0 for a sync or fallocate), or a
+ * negated errno; `IOE_PENDING` before completion. A write's is its full length or an errno; a
+ * read's is less than its length only where the file ends. Any thread.
+ *
+ * Returns `-EINVAL` for NULL.
+ *
+ * # Safety
+ * `event` is NULL or an event.
+ */
+int64_t ioe_event_result(const struct ioe_event *event);
+
+/**
+ * Bytes that got through since the event was prepared, also when its result is an errno, and
+ * while it is in flight. 0 for NULL. Any thread.
+ *
+ * # Safety
+ * `event` is NULL or an event.
+ */
+uint64_t ioe_event_transferred(const struct ioe_event *event);
+
+/**
+ * Whether the event has a result. It may be true a little before the callback starts: it grants
+ * no ownership. False for NULL. Any thread.
+ *
+ * # Safety
+ * `event` is NULL or an event.
+ */
+bool ioe_event_is_done(const struct ioe_event *event);
+
+/**
+ * The descriptor; -1 where never prepared, or for NULL. Any thread.
+ *
+ * # Safety
+ * `event` is NULL or an event.
+ */
+int ioe_event_fd(const struct ioe_event *event);
+
+/**
+ * What the event does, one of `ioe_action`; `IOE_NONE` where never prepared, or for NULL. Any
+ * thread.
+ *
+ * # Safety
+ * `event` is NULL or an event.
+ */
+int ioe_event_action(const struct ioe_event *event);
+
+/**
+ * The memory of the request, or of the first segment of a vectored one; NULL for a sync or
+ * fallocate, where never prepared, or for NULL. Any thread.
+ *
+ * # Safety
+ * `event` is NULL or an event.
+ */
+void *ioe_event_buffer(const struct ioe_event *event);
+
+/**
+ * The length of the whole request in bytes, all segments together; 0 for a sync, where never
+ * prepared, or for NULL. Any thread.
+ *
+ * # Safety
+ * `event` is NULL or an event.
+ */
+size_t ioe_event_size(const struct ioe_event *event);
+
+/**
+ * The file offset in bytes at which the whole request begins; 0 for a sync, where never
+ * prepared, or for NULL. Any thread.
+ *
+ * # Safety
+ * `event` is NULL or an event.
+ */
+uint64_t ioe_event_offset(const struct ioe_event *event);
+
+/**
+ * The `arg` of `ioe_event_set_callback`; NULL where none was set, or for NULL. Any thread.
+ *
+ * # Safety
+ * `event` is NULL or an event.
+ */
+void *ioe_event_arg(const struct ioe_event *event);
+
+/**
+ * Hands an event to the context. Until its callback starts it is the context's; its callback is
+ * called exactly once. Waits while the queue is full; inside a callback, of whatever context, it
+ * never waits and never fails for room. With `IOE_POLLED` it does not wait either. Order among
+ * events in flight is undefined. Any thread; with `IOE_POLLED` the owner's.
+ *
+ * An event that completed short or with an errno may be submitted again without a new prep: it
+ * goes on where it stopped.
+ *
+ * Returns 0, or, leaving the event yours, as it was:
+ * - `-EINVAL`: a pointer is NULL; the event was never prepared, has no callback, or is whole and
+ *   was not prepared again.
+ * - `-EBUSY`: the event is in flight.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-ESHUTDOWN`: the context is being freed.
+ * - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * # Safety
+ * `ctx` is NULL or a context; `event` is NULL or an event; its memory and descriptor live until
+ * its callback.
+ */
+int ioe_submit(struct ioe_context *ctx, struct ioe_event *event);
+
+/**
+ * As `ioe_submit`, without waiting.
+ *
+ * Returns 0, or, leaving the event yours, as it was:
+ * - `-EAGAIN`: the queue is full.
+ * - `-EINVAL`, `-EBUSY`, `-EPERM`, `-ESHUTDOWN`, `-EOWNERDEAD`: as `ioe_submit`.
+ *
+ * # Safety
+ * As `ioe_submit`.
+ */
+int ioe_try_submit(struct ioe_context *ctx, struct ioe_event *event);
+
+/**
+ * Hands `n` events in, in order, waiting as `ioe_submit` does, up to the first that is refused.
+ *
+ * Returns how many were accepted (at most INT_MAX are looked at); the others are yours, as they
+ * were. Where there are events and none was accepted:
+ * - `-EINVAL`: `ctx` or `events` is NULL; or as `ioe_submit` for the first event.
+ * - `-EBUSY`, `-EPERM`, `-ESHUTDOWN`, `-EAGAIN`, `-EOWNERDEAD`: as `ioe_submit`.
+ *
+ * # Safety
+ * `events` is NULL or has `n` pointers; the rest as `ioe_submit`.
+ */
+int ioe_submit_batch(struct ioe_context *ctx, struct ioe_event *const *events, size_t n);
+
+/**
+ * Runs an event and waits for it: the transfer, sync or allocation is done on the calling
+ * thread, whole, without the hand-over to another. It needs no callback, and one that is set is
+ * not called; it needs no room in the queue. Any thread; with `IOE_POLLED` the owner's, and
+ * callbacks of events in flight may run in here.
+ *
+ * Returns the result of the event, as `ioe_event_result` has it afterwards; or, leaving the
+ * event as it was:
+ * - `-EINVAL`: a pointer is NULL; the event was never prepared, or is whole and was not prepared
+ *   again.
+ * - `-EBUSY`: the event is in flight.
+ * - `-EDEADLK`: called inside a callback of this context.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-ESHUTDOWN`: the context is being freed.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * # Safety
+ * As `ioe_submit`.
+ */
+int64_t ioe_submit_wait(struct ioe_context *ctx, struct ioe_event *event);
+
+/**
+ * Memory that direct I/O (O_DIRECT of open(2)) can use: `len` zeroed bytes, aligned to `align`,
+ * a power of two, and to the page in any case; 0 for `align` means the page. Kept out of forked
+ * children. Release it with `ioe_buffer_free`. Any thread.
+ *
+ * Each buffer is a mapping of its own and takes one page more than it holds: make few large ones
+ * and divide them (sysctl vm.max_map_count bounds their number).
+ *
+ * Returns NULL where `len` is 0, `align` is no power of two, or memory is short.
+ */
+void *ioe_buffer_alloc(size_t len, size_t align);
+
+/**
+ * Releases a buffer of `ioe_buffer_alloc`, once, when no event in flight uses it. NULL is fine.
+ * In a forked child it does nothing. Any thread.
+ *
+ * # Safety
+ * `buf` is NULL or came from `ioe_buffer_alloc` and was not released.
+ */
+void ioe_buffer_free(void *buf);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* IO_ENGINE_H */

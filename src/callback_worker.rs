@@ -1,0 +1,272 @@
+//! Where callbacks run: on worker threads that several contexts may share, or on the reactor's own
+//! thread. The one place that calls a callback, and that knows whether one is running.
+
+use std::cell::Cell;
+use std::io;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use crossfire::{mpmc, MRx, MTx};
+
+use crate::gate::lock;
+use crate::ledger::Ledger;
+use crate::log::{log, Level};
+use crate::tasks::{IOCallback, IOEvent};
+
+/// The most threads of one set.
+pub const MAX_WORKERS: u32 = 256;
+
+type Queue<C> = mpmc::List<IOEvent<C>>;
+
+/// A set of threads that run callbacks, for one context or for several.
+pub struct IOWorkers<C: IOCallback> {
+    set: Option<Arc<Set<C>>>,
+}
+
+struct Set<C: IOCallback> {
+    /// `None` once the set is ending.
+    sender: Mutex<Option<MTx<Queue<C>>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    count: u32,
+    contexts: AtomicUsize,
+}
+
+impl<C: IOCallback> IOWorkers<C> {
+    /// Starts the threads; with 0, callbacks run on the thread of each context's reactor.
+    ///
+    /// # Panics
+    /// Where the threads cannot be started; [`IOWorkers::try_new`] says why instead.
+    pub fn new(threads: u32) -> Self {
+        Self::try_new(threads).expect("callback threads")
+    }
+
+    /// Like [`IOWorkers::new`]. Fails with `EINVAL` beyond [`MAX_WORKERS`], or with the errno of
+    /// pthread_create(3), mostly `EAGAIN`: RLIMIT_NPROC or the cgroup's pids.max is used up.
+    pub fn try_new(threads: u32) -> io::Result<Self> {
+        if threads > MAX_WORKERS {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        if threads == 0 {
+            return Ok(IOWorkers { set: None });
+        }
+        let (sender, receiver) = mpmc::unbounded_blocking();
+        let set = Arc::new(Set {
+            sender: Mutex::new(Some(sender)),
+            threads: Mutex::new(Vec::new()),
+            count: threads,
+            contexts: AtomicUsize::new(0),
+        });
+        let workers = IOWorkers { set: Some(set.clone()) };
+        for number in 0..threads {
+            let receiver: MRx<Queue<C>> = receiver.clone();
+            let id = Arc::as_ptr(&set) as usize;
+            let name = format!("ioe-worker-{number}");
+            let thread = spawn(name, move || work(&receiver, id))?;
+            lock(&set.threads).push(thread);
+        }
+        Ok(workers)
+    }
+
+    /// How many threads.
+    pub fn threads(&self) -> u32 {
+        self.set.as_ref().map_or(0, |set| set.count)
+    }
+
+    /// Contexts that use the set now.
+    pub(crate) fn contexts(&self) -> usize {
+        self.set.as_ref().map_or(0, |set| set.contexts.load(SeqCst))
+    }
+
+    pub(crate) fn share(&self) -> Self {
+        IOWorkers { set: self.set.clone() }
+    }
+
+    /// The way of a context's completed events to their callbacks, counted as a use of the set.
+    pub(crate) fn delivery(&self) -> Delivery<C> {
+        let Some(set) = &self.set else { return Delivery { workers: None } };
+        let sender = lock(&set.sender).clone();
+        set.contexts.fetch_add(1, SeqCst);
+        Delivery { workers: sender.map(|sender| ToWorkers { sender, set: set.clone() }) }
+    }
+
+    /// Identifies the set; 0 where there are no threads.
+    pub(crate) fn id(&self) -> usize {
+        self.set.as_ref().map_or(0, |set| Arc::as_ptr(set) as usize)
+    }
+}
+
+impl<C: IOCallback> Drop for Set<C> {
+    /// Ends the threads when the last user is gone, after all that was delivered.
+    fn drop(&mut self) {
+        drop(lock(&self.sender).take());
+        let own = std::thread::current().id();
+        for thread in lock(&self.threads).drain(..) {
+            // A callback that drops the last handle runs on one of them; it ends by itself.
+            if thread.thread().id() != own {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// Where the reactor puts completed events. Never makes it wait.
+pub(crate) struct Delivery<C: IOCallback> {
+    workers: Option<ToWorkers<C>>,
+}
+
+/// The sender comes first: the set waits for its threads, and they for the last sender.
+struct ToWorkers<C: IOCallback> {
+    sender: MTx<Queue<C>>,
+    set: Arc<Set<C>>,
+}
+
+impl<C: IOCallback> Delivery<C> {
+    /// Runs the callbacks of all `events` here, or hands them to the workers. How many there were.
+    pub(crate) fn deliver(
+        &self,
+        ledger: &Ledger,
+        events: &mut std::collections::VecDeque<IOEvent<C>>,
+    ) -> u32 {
+        let count = events.len() as u32;
+        match &self.workers {
+            Some(ToWorkers { sender, .. }) => {
+                for event in events.drain(..) {
+                    // The set's threads hold the receiver for as long as this sender lives.
+                    let _ = sender.send(event);
+                }
+            }
+            None if count > 0 => {
+                within(ledger, 0, || {
+                    while let Some(event) = events.pop_front() {
+                        run(ledger, event);
+                    }
+                });
+            }
+            None => {}
+        }
+        count
+    }
+}
+
+impl<C: IOCallback> Drop for Delivery<C> {
+    fn drop(&mut self) {
+        if let Some(ToWorkers { set, .. }) = &self.workers {
+            set.contexts.fetch_sub(1, SeqCst);
+        }
+    }
+}
+
+/// Calls one callback. Afterwards nothing of the event is touched: it is somebody else's.
+fn run<C: IOCallback>(ledger: &Ledger, mut event: IOEvent<C>) {
+    let (_, epoch) = event.owner();
+    ledger.start();
+    event.release();
+    if let Some(callback) = event.take_callback() {
+        let called = catch_unwind(AssertUnwindSafe(|| callback.call(event)));
+        if called.is_err() {
+            log(Level::Error, || "a callback panicked; the engine goes on".into());
+        }
+    }
+    ledger.finish(epoch);
+}
+
+/// The life of one worker thread.
+fn work<C: IOCallback>(receiver: &MRx<Queue<C>>, set: usize) {
+    // Kept while its events come one after the other: a context may be freed as soon as its last
+    // callback has returned, and its ledger is still in use here for an instant.
+    let mut current: Option<Arc<Ledger>> = None;
+    loop {
+        let event = match receiver.try_recv() {
+            Ok(event) => event,
+            Err(_) => {
+                if let Some(ledger) = current.take() {
+                    ledger.offer_room();
+                }
+                match receiver.recv() {
+                    Ok(event) => event,
+                    Err(_) => return,
+                }
+            }
+        };
+        let (owner, _) = event.owner();
+        let ledger = match &current {
+            Some(ledger) if ptr::eq(Arc::as_ptr(ledger), owner) => ledger,
+            _ => {
+                // SAFETY: the ledger is in an Arc, and lives at least until this event returned.
+                let ledger = unsafe {
+                    Arc::increment_strong_count(owner);
+                    Arc::from_raw(owner)
+                };
+                if let Some(earlier) = current.take() {
+                    earlier.offer_room();
+                }
+                current.insert(ledger)
+            }
+        };
+        within(ledger, set, || run(ledger, event));
+    }
+}
+
+thread_local!(static TOP: Cell<*const Frame> = const { Cell::new(ptr::null()) });
+
+/// Says that this thread is running callbacks of a context, on a set of workers or without.
+struct Frame {
+    ledger: *const Ledger,
+    workers: usize,
+    below: *const Frame,
+}
+
+/// Runs `body`, which calls callbacks of the context, so that [`in_callback_of`] knows it.
+fn within(ledger: &Ledger, workers: usize, body: impl FnOnce()) {
+    let frame = Frame { ledger, workers, below: TOP.get() };
+    TOP.set(&frame);
+    // Panics end in `run`, so this is always reached.
+    body();
+    TOP.set(frame.below);
+}
+
+/// Whether this thread runs a callback now, of whatever context.
+pub(crate) fn in_callback() -> bool {
+    !TOP.get().is_null()
+}
+
+/// Whether this thread runs a callback of this context, or one on the same workers: either could
+/// wait for itself.
+pub(crate) fn in_callback_of(ledger: &Ledger, workers: usize) -> bool {
+    let mut at = TOP.get();
+    // SAFETY: frames on the list belong to calls further up this thread's stack.
+    while let Some(frame) = unsafe { at.as_ref() } {
+        if ptr::eq(frame.ledger, ledger) || workers != 0 && frame.workers == workers {
+            return true;
+        }
+        at = frame.below;
+    }
+    false
+}
+
+/// Starts a thread that leaves the program's signals to the program: it blocks all but those that
+/// its own instructions raise. SIGXFSZ is blocked too, so a write beyond RLIMIT_FSIZE is EFBIG.
+pub(crate) fn spawn(
+    name: String,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    const OWN: [i32; 6] =
+        [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
+    // SAFETY: sets are initialised by the calls that fill them; the new thread inherits the mask,
+    // and this thread gets its own back.
+    unsafe {
+        let mut blocked: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut blocked);
+        for signal in OWN {
+            libc::sigdelset(&mut blocked, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &blocked, &mut before);
+        let thread = std::thread::Builder::new().name(name).spawn(body);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
+        thread
+    }
+}

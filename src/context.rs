@@ -1,0 +1,675 @@
+//! A context: configured, started, submitted to, drained, shut down. Everything here may be called
+//! from any thread; what must happen on one thread is the reactor's.
+
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::JoinHandle;
+
+use crossfire::flavor::Flavor;
+use crossfire::{mpsc, AsyncRx, MTx};
+use once_cell::sync::OnceCell;
+
+use crate::callback_worker::{in_callback, in_callback_of, spawn, IOWorkers};
+use crate::driver::uring::{Options, Uring};
+use crate::driver::{self, direct, Driver, Interface};
+use crate::fork;
+use crate::gate::{deadline_after, lock, Deadline};
+use crate::intake::{new_eventfd, Backlog, InnerFlavor, Lanes, OuterFlavor, WakeUp};
+use crate::ledger::{Epoch, Ledger, Refused};
+use crate::log::{log, Level};
+use crate::reactor::{Attempt, Core, PollEnd, Polled, Reactor, Verdict};
+use crate::stats::{Counters, Published};
+use crate::tasks::{IOCallback, IOEvent, Unfit};
+
+/// The most operations a context has in the kernel at once: the kernel's own limit for a ring
+/// (IORING_MAX_ENTRIES).
+pub const MAX_DEPTH: u32 = 32768;
+/// The most events a context accepts before their callbacks start.
+pub const MAX_QUEUE_SIZE: u32 = 1 << 20;
+
+/// An errno, positive, as the kernel's headers have it.
+pub(crate) type Errno = i32;
+
+/// What a context is made of.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The kernel interface.
+    pub driver: Driver,
+    /// Operations in the kernel at once: 1 to [`MAX_DEPTH`].
+    pub depth: u32,
+    /// Accepted events whose callback has not started: 1 to [`MAX_QUEUE_SIZE`].
+    pub queue_size: u32,
+    /// No threads: the owner polls.
+    pub polled: bool,
+    /// A kernel thread submits (io_uring_setup(2), IORING_SETUP_SQPOLL).
+    pub sqpoll: bool,
+    /// Completions are looked for, not announced (IORING_SETUP_IOPOLL). Needs `polled`.
+    pub iopoll: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            driver: Driver::Auto,
+            depth: 128,
+            queue_size: 1024,
+            polled: false,
+            sqpoll: false,
+            iopoll: false,
+        }
+    }
+}
+
+impl Config {
+    /// Fails with `EINVAL` where a value is out of range, before anything is spent on it.
+    pub fn check(&self) -> io::Result<()> {
+        let in_range = (1..=MAX_DEPTH).contains(&self.depth)
+            && (1..=MAX_QUEUE_SIZE).contains(&self.queue_size)
+            && (self.polled || !self.iopoll);
+        match in_range {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
+    }
+}
+
+/// What a context did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Events accepted.
+    pub accepted: u64,
+    /// Events whose callback has started.
+    pub completed: u64,
+    /// Of those completed or about to be, events whose result is an errno.
+    pub failed: u64,
+    /// Bytes moved from files to memory.
+    pub bytes_read: u64,
+    /// Bytes moved from memory to files.
+    pub bytes_written: u64,
+    /// Operations handed to the kernel.
+    pub operations: u64,
+    /// System calls made for them, wake-ups included.
+    pub system_calls: u64,
+    /// Operations issued for the rest of a short one.
+    pub continued: u64,
+    /// Events accepted whose callback has not started.
+    pub in_flight: u64,
+}
+
+/// The engine for one stream of events: a reactor, and the ways to and from it.
+///
+/// `Q` is the channel that events come through. A context made by [`IOContext::new`] drains the
+/// caller's receiver and ends when its last sender is dropped; one made by
+/// [`IOContext::with_config`] has its own, behind [`IOContext::submit`].
+pub struct IOContext<C: IOCallback, Q = OuterFlavor<C>> {
+    shared: Arc<Shared<C>>,
+    channel: PhantomData<fn() -> Q>,
+}
+
+/// The part of a context that outlives its handle as long as a caller is inside.
+pub(crate) struct Shared<C: IOCallback> {
+    /// Also held by the reactor's thread.
+    core: Arc<Core<C>>,
+    /// Itself, for the list of what a polling thread owns; empty where there is a thread.
+    me: Weak<Shared<C>>,
+    seat: Seat<C>,
+    /// Senders of the context's own lanes. `None` in a polled context and with a foreign channel.
+    outer: Option<MTx<OuterFlavor<C>>>,
+    inner: Option<MTx<InnerFlavor<C>>>,
+    wake_up: Option<Arc<WakeUp>>,
+    workers: IOWorkers<C>,
+    config: Config,
+    /// Counted by callers that do I/O on their own thread.
+    callers: Published,
+    generation: fork::Generation,
+    /// Held for a forked child to close, without asking anybody.
+    ring: RawFd,
+}
+
+/// Who turns the reactor.
+enum Seat<C> {
+    Thread(Mutex<Option<JoinHandle<()>>>),
+    Owner(PolledSeat<C>),
+}
+
+/// A reactor that is used only on its owner's thread.
+struct PolledSeat<C> {
+    reactor: UnsafeCell<Box<dyn Polled<C>>>,
+    /// The owner is inside the reactor: its callbacks must not come back to it.
+    busy: Cell<bool>,
+    started: Cell<bool>,
+}
+
+// SAFETY: everything in here is used by the thread for which `Backlog::is_mine` holds, and by
+// `Drop`, which has no company.
+unsafe impl<C> Sync for PolledSeat<C> {}
+// SAFETY: as above; the reactor is made on one thread and used on another.
+unsafe impl<C> Send for PolledSeat<C> {}
+
+impl<C: IOCallback, Q: Flavor<Item = IOEvent<C>>> IOContext<C, Q> {
+    /// A context that drains `receiver` until its last sender is gone. `depth` bounds operations
+    /// in the kernel; it takes no more events than 1024, or `depth` where that is more, before
+    /// their callbacks start. What is still in the channel when the context is dropped is
+    /// completed first.
+    ///
+    /// Fails with `EINVAL` for a depth out of range, or with the errno of the driver.
+    pub fn new(
+        depth: u32,
+        receiver: impl Into<AsyncRx<Q>>,
+        workers: &IOWorkers<C>,
+        driver: Driver,
+    ) -> io::Result<Self> {
+        let defaults = Config::default();
+        let queue_size = defaults.queue_size.max(depth);
+        let config = Config { driver, depth, queue_size, ..defaults };
+        let wake_up = Arc::new(WakeUp::new()?);
+        let lanes = Lanes::new(receiver.into(), None, &wake_up);
+        let room = wake_up.clone();
+        let shared = start(config, workers, Some((wake_up, lanes)), None, None)?;
+        shared.core.ledger.set_on_room(move || room.wake());
+        Ok(IOContext { shared, channel: PhantomData })
+    }
+}
+
+impl<C: IOCallback> IOContext<C> {
+    /// A context of its own, for [`IOContext::submit`]. The workers are not used by a polled one.
+    ///
+    /// Fails with `EINVAL` for values out of range, or with the errno of the driver.
+    pub fn with_config(config: Config, workers: &IOWorkers<C>) -> io::Result<Self> {
+        let shared = Shared::new(config, workers)?;
+        Ok(IOContext { shared, channel: PhantomData })
+    }
+
+    /// Hands an event in, waiting while the queue is full; inside a callback it never waits. A
+    /// polled context does not wait: it gives the event back with `EAGAIN`.
+    ///
+    /// An event that is not accepted comes back with the reason.
+    pub fn submit(&self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, io::Error)> {
+        if !event.has_callback() {
+            return Err((event, io::Error::from_raw_os_error(libc::EINVAL)));
+        }
+        let submitted = self.shared.submit(event, true);
+        submitted.map_err(|(event, errno)| (event, io::Error::from_raw_os_error(errno)))
+    }
+}
+
+impl<C: IOCallback, Q> IOContext<C, Q> {
+    /// Returns when the callback of every event accepted before the call has returned. Fails with
+    /// `ETIMEDOUT`, or with `EDEADLK` inside a callback. A negative timeout waits for ever.
+    pub fn drain(&self, timeout_ms: i64) -> io::Result<()> {
+        self.shared.drain(deadline_after(timeout_ms)).map_err(io::Error::from_raw_os_error)
+    }
+
+    /// Runs callbacks of a polled context until there were `min`, at most those in flight.
+    pub fn poll(&self, min: u32, timeout_ms: i64) -> io::Result<u32> {
+        self.shared.poll(min, deadline_after(timeout_ms)).map_err(io::Error::from_raw_os_error)
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+}
+
+impl<C: IOCallback, Q> Drop for IOContext<C, Q> {
+    /// Completes everything accepted, then ends the threads. Inside one of its own callbacks that
+    /// cannot be waited for, and happens later.
+    fn drop(&mut self) {
+        if let Err(errno) = self.shared.shut_down() {
+            self.shared.core.stop.store(true, SeqCst);
+            let error = io::Error::from_raw_os_error(errno);
+            log(Level::Warn, || format!("a dropped context ends in the background: {error}"));
+        }
+    }
+}
+
+/// The receiving side of a context's channels, with what wakes it.
+type Receiving<C, Q> = (Arc<WakeUp>, Lanes<C, Q>);
+
+/// Sets up the driver and puts a reactor around it: on a thread of its own, or in the seat of
+/// whoever polls.
+fn start<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
+    config: Config,
+    workers: &IOWorkers<C>,
+    receiving: Option<Receiving<C, Q>>,
+    outer: Option<MTx<OuterFlavor<C>>>,
+    inner: Option<MTx<InnerFlavor<C>>>,
+) -> io::Result<Arc<Shared<C>>> {
+    config.check()?;
+    let driver = driver::choose(config.driver)?;
+    let (wake_up, lanes) = receiving.unzip();
+    let mut uring = Uring::new(Options {
+        depth: config.depth,
+        sqpoll: config.sqpoll,
+        iopoll: config.iopoll,
+        wake: wake_up.as_ref().map(|wake_up: &Arc<WakeUp>| wake_up.descriptor()),
+    })?;
+    let ring = uring.descriptor();
+    let core = new_core(&config);
+    log(Level::Info, || format!("context on {}, depth {}", driver.name(), config.depth));
+    let config = Config { driver, ..config };
+    let Some(lanes) = lanes else { return polled_over(core, config, uring, ring) };
+    let depth = config.depth;
+    let delivery = workers.delivery();
+    let (started, outcome) = crossfire::oneshot::oneshot();
+    let thread_core = core.clone();
+    let thread = spawn("ioe-reactor".into(), move || {
+        let begun = uring.start();
+        let works = begun.is_ok();
+        started.send(begun);
+        if works {
+            Reactor::new(uring, depth, Some(lanes), delivery).run(&thread_core);
+        }
+    })?;
+    match outcome.recv() {
+        Ok(Ok(())) => Ok(Arc::new(Shared {
+            core,
+            me: Weak::new(),
+            seat: Seat::Thread(Mutex::new(Some(thread))),
+            outer,
+            inner,
+            wake_up,
+            workers: workers.share(),
+            config,
+            callers: Published::default(),
+            generation: fork::generation(),
+            ring,
+        })),
+        failed => {
+            let _ = thread.join();
+            let errno = failed.ok().and_then(Result::err).and_then(|error| error.raw_os_error());
+            Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO)))
+        }
+    }
+}
+
+fn new_core<C>(config: &Config) -> Arc<Core<C>> {
+    Arc::new(Core {
+        ledger: Arc::new(Ledger::new(config.queue_size, config.polled)),
+        backlog: Backlog::new(),
+        counters: Published::default(),
+        stop: AtomicBool::new(false),
+        notify: OnceCell::new(),
+    })
+}
+
+/// A polled context around an interface.
+fn polled_over<C: IOCallback>(
+    core: Arc<Core<C>>,
+    config: Config,
+    interface: impl Interface + 'static,
+    ring: RawFd,
+) -> io::Result<Arc<Shared<C>>> {
+    let workers = IOWorkers::try_new(0)?;
+    let reactor =
+        Reactor::<C, _, OuterFlavor<C>>::new(interface, config.depth, None, workers.delivery());
+    let seat = PolledSeat {
+        reactor: UnsafeCell::new(Box::new(reactor)),
+        busy: Cell::new(false),
+        started: Cell::new(false),
+    };
+    Ok(Arc::new_cyclic(|me| Shared {
+        core,
+        me: me.clone(),
+        seat: Seat::Owner(seat),
+        outer: None,
+        inner: None,
+        wake_up: None,
+        workers,
+        config,
+        callers: Published::default(),
+        generation: fork::generation(),
+        ring,
+    }))
+}
+
+impl<C: IOCallback> Shared<C> {
+    /// A polled context around any interface.
+    #[cfg(test)]
+    pub(crate) fn over(config: Config, interface: impl Interface + 'static) -> Arc<Self> {
+        polled_over(new_core(&config), config, interface, -1).expect("no threads to start")
+    }
+
+    /// A context with channels of its own.
+    pub(crate) fn new(config: Config, workers: &IOWorkers<C>) -> io::Result<Arc<Self>> {
+        if config.polled {
+            return start::<C, OuterFlavor<C>>(config, workers, None, None, None);
+        }
+        // Before it costs gigabytes.
+        config.check()?;
+        let (outer, outer_end) = mpsc::bounded_blocking_async(config.queue_size as usize);
+        let (inner, inner_end) = mpsc::unbounded_blocking();
+        let wake_up = Arc::new(WakeUp::new()?);
+        let lanes = Lanes::new(outer_end, Some(inner_end.into()), &wake_up);
+        start(config, workers, Some((wake_up, lanes)), Some(outer), Some(inner))
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.core.ledger
+    }
+
+    /// Fails in a forked child with `EOWNERDEAD`: nothing of the parent's context works there.
+    pub(crate) fn check_process(&self) -> Result<(), Errno> {
+        match self.generation == fork::generation() {
+            true => Ok(()),
+            false => Err(libc::EOWNERDEAD),
+        }
+    }
+
+    /// Makes the calling thread the owner of a polled context, where none is.
+    fn seat(&self) -> Result<Option<&PolledSeat<C>>, Errno> {
+        let Seat::Owner(seat) = &self.seat else { return Ok(None) };
+        if !self.core.backlog.claim() {
+            return Err(libc::EPERM);
+        }
+        if !seat.started.get() {
+            let begun = seat.with(|reactor| reactor.start(&self.core));
+            begun.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
+            seat.started.set(true);
+            Owned::add(self.me.clone());
+        }
+        Ok(Some(seat))
+    }
+
+    /// Hands an event in. An event that is not accepted comes back as it was.
+    pub(crate) fn submit(
+        &self,
+        mut event: IOEvent<C>,
+        may_wait: bool,
+    ) -> Result<(), (IOEvent<C>, Errno)> {
+        let earlier = match event.launch() {
+            Ok(earlier) => earlier,
+            Err(unfit) => return Err((event, unfit.errno())),
+        };
+        match self.accept(may_wait) {
+            Ok(epoch) => event.set_owner(&*self.core.ledger, epoch),
+            Err(errno) => {
+                event.abort_launch(earlier);
+                return Err((event, errno));
+            }
+        }
+        if self.core.backlog.is_mine() {
+            self.core.backlog.push(event);
+            return Ok(());
+        }
+        // Neither can fail: the receivers live until everything accepted has been taken, and the
+        // bounded one has a place for every event that the ledger lets in.
+        match (in_callback(), &self.inner, &self.outer) {
+            (true, Some(lane), _) => drop(lane.send(event)),
+            (_, _, Some(lane)) => drop(lane.send(event)),
+            _ => unreachable!("a context with a thread and without lanes has no submit"),
+        }
+        Ok(())
+    }
+
+    fn accept(&self, may_wait: bool) -> Result<Epoch, Errno> {
+        self.check_process()?;
+        let polled = self.seat()?.is_some();
+        // Inside a callback there is always room: a callback that waited could wait for itself.
+        let bounded = !in_callback();
+        loop {
+            match self.ledger().accept(bounded) {
+                Ok(epoch) => return Ok(epoch),
+                Err(Refused::Closed) => return Err(libc::ESHUTDOWN),
+                Err(Refused::Full) if polled || !may_wait => return Err(libc::EAGAIN),
+                Err(Refused::Full) => {
+                    self.ledger().wait_for_room();
+                }
+            }
+        }
+    }
+
+    /// Runs an event on the calling thread, and returns its result. Its callback is not called.
+    pub(crate) fn submit_wait(&self, event: &mut IOEvent<C>) -> Result<i64, Errno> {
+        if in_callback_of(self.ledger(), 0) {
+            return Err(libc::EDEADLK);
+        }
+        let earlier = event.launch().map_err(Unfit::errno)?;
+        let accepted = self.check_process().and_then(|()| {
+            self.seat()?;
+            self.ledger().accept(false).map_err(|_| libc::ESHUTDOWN)
+        });
+        let epoch = accepted.inspect_err(|_| event.abort_launch(earlier))?;
+        let mut counters = Counters::default();
+        let mut attempt = Attempt::default();
+        let result = loop {
+            let op = event.next_op();
+            attempt.begin(&op);
+            counters.operations += 1;
+            counters.system_calls += 1;
+            match attempt.judge(event, direct::run(&op), &mut counters) {
+                Verdict::Again => {}
+                Verdict::Complete(result) => break result,
+            }
+        };
+        counters.failed += u64::from(result < 0);
+        self.callers.add(&counters);
+        event.complete(result);
+        self.ledger().start();
+        event.release();
+        self.ledger().finish(epoch);
+        if let (Seat::Owner(seat), 1..) = (&self.seat, self.ledger().in_flight()) {
+            seat.with(|reactor| reactor.poll(&self.core, 0, None));
+        }
+        Ok(result)
+    }
+
+    /// Runs callbacks of a polled context; `EINVAL` for one that has threads.
+    pub(crate) fn poll(&self, min: u32, deadline: Deadline) -> Result<u32, Errno> {
+        self.check_process()?;
+        if in_callback_of(self.ledger(), 0) {
+            return Err(libc::EDEADLK);
+        }
+        let seat = self.seat()?.ok_or(libc::EINVAL)?;
+        Ok(seat.with(|reactor| reactor.poll(&self.core, min, deadline)).0)
+    }
+
+    /// The descriptor that is readable when a poll would hand something out.
+    pub(crate) fn notify_descriptor(&self) -> Result<RawFd, Errno> {
+        self.check_process()?;
+        let Seat::Owner(seat) = &self.seat else { return Err(libc::EINVAL) };
+        let backlog = &self.core.backlog;
+        if !backlog.is_mine() && !backlog.is_unclaimed() {
+            return Err(libc::EPERM);
+        }
+        let failed = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
+        let fd = self.core.notify.get_or_try_init(new_eventfd).map_err(failed)?.as_raw_fd();
+        // Before the start nothing can complete; inside the reactor, it looks for itself.
+        if backlog.is_mine() && seat.started.get() && !seat.busy.get() {
+            seat.with(|reactor| reactor.sync_notify(&self.core)).map_err(failed)?;
+        }
+        Ok(fd)
+    }
+
+    /// Waits for the callbacks of everything accepted before the call.
+    pub(crate) fn drain(&self, deadline: Deadline) -> Result<(), Errno> {
+        self.check_process()?;
+        if in_callback_of(self.ledger(), self.workers.id()) {
+            return Err(libc::EDEADLK);
+        }
+        let drained = match self.seat()? {
+            None => self.ledger().wait_drained(self.ledger().drain_point(), deadline),
+            Some(seat) => self.poll_until_drained(seat, deadline),
+        };
+        if drained {
+            Ok(())
+        } else {
+            Err(libc::ETIMEDOUT)
+        }
+    }
+
+    fn poll_until_drained(&self, seat: &PolledSeat<C>, deadline: Deadline) -> bool {
+        let point = self.ledger().drain_point();
+        while !self.ledger().drained(point) {
+            let (_, end) = seat.with(|reactor| reactor.poll(&self.core, 1, deadline));
+            if end == PollEnd::TimedOut && !self.ledger().drained(point) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Refuses new events, completes all accepted ones, runs their callbacks, ends the thread.
+    pub(crate) fn shut_down(&self) -> Result<(), Errno> {
+        self.check_process()?;
+        if in_callback_of(self.ledger(), self.workers.id()) {
+            return Err(libc::EDEADLK);
+        }
+        match &self.seat {
+            Seat::Owner(seat) => {
+                let backlog = &self.core.backlog;
+                if !backlog.claim() && !backlog.take_over() {
+                    return Err(libc::EPERM);
+                }
+                self.ledger().close();
+                self.poll_until_drained(seat, None);
+            }
+            Seat::Thread(thread) => {
+                let finish = || {
+                    self.ledger().close();
+                    self.ledger().wait_drained(self.ledger().drain_point(), None)
+                };
+                // A foreign channel is emptied by the reactor before it ends, and counted in by
+                // it; nothing may be closed before that.
+                if self.outer.is_some() {
+                    finish();
+                }
+                self.core.stop.store(true, SeqCst);
+                self.wake_up.iter().for_each(|wake_up| wake_up.wake());
+                if let Some(thread) = lock(thread).take() {
+                    // It ends without a panic: callbacks are caught, and the loop has none.
+                    let _ = thread.join();
+                }
+                finish();
+            }
+        }
+        Ok(())
+    }
+
+    /// What a forked child may do with its copy: close the descriptors, and free memory that no
+    /// other thread can have been changing at the moment of the fork. The parent's ring is not
+    /// touched; threads, locks and mappings are left alone.
+    pub(crate) fn abandon_in_child(self: Arc<Self>) {
+        let close = |fd: RawFd| {
+            // SAFETY: the child's copy of a descriptor that only the context used.
+            unsafe { libc::close(fd) };
+        };
+        close(self.ring);
+        self.wake_up.iter().for_each(|wake_up| close(wake_up.descriptor()));
+        let quiet = matches!(&self.seat, Seat::Owner(seat)
+            if !seat.busy.get() && (self.core.backlog.is_mine() || self.core.backlog.is_unclaimed()));
+        if quiet {
+            if let Seat::Owner(seat) = &self.seat {
+                seat.with(|reactor| reactor.forget_events(&self.core));
+            }
+            drop(self);
+        } else {
+            self.core.notify.get().into_iter().for_each(|fd| close(fd.as_raw_fd()));
+            std::mem::forget(self);
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let Counters { failed, bytes_read, bytes_written, operations, system_calls, continued } =
+            self.core.counters.read() + self.callers.read();
+        let wake_ups = self.wake_up.as_ref().map_or(0, |wake_up| wake_up.writes());
+        let completed = self.ledger().started();
+        let accepted = self.ledger().accepted().max(completed);
+        Stats {
+            accepted,
+            completed,
+            failed,
+            bytes_read,
+            bytes_written,
+            operations,
+            system_calls: system_calls + wake_ups,
+            continued,
+            in_flight: accepted - completed,
+        }
+    }
+
+    /// The configuration in force: the driver is never AUTO.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn worker_threads(&self) -> u32 {
+        self.workers.threads()
+    }
+}
+
+impl Unfit {
+    pub(crate) fn errno(self) -> Errno {
+        match self {
+            Unfit::InFlight => libc::EBUSY,
+            Unfit::Unprepared | Unfit::Whole => libc::EINVAL,
+        }
+    }
+}
+
+impl<C> PolledSeat<C> {
+    /// Uses the reactor. On the owner's thread, and never inside itself: callers have asked
+    /// `in_callback_of` first.
+    fn with<R>(&self, f: impl FnOnce(&mut dyn Polled<C>) -> R) -> R {
+        debug_assert!(!self.busy.get());
+        self.busy.set(true);
+        // SAFETY: one thread, and `busy` says that nobody further up its stack is inside.
+        let result = f(unsafe { (*self.reactor.get()).as_mut() });
+        self.busy.set(false);
+        result
+    }
+}
+
+/// A polled context, as the end of its owner's thread sees it.
+trait Orphan {
+    /// The owner ends. Only its thread may use the ring, so what is in flight is finished now;
+    /// the callbacks are left to whoever frees the context.
+    fn owner_ends(&self);
+}
+
+impl<C: IOCallback> Orphan for Shared<C> {
+    fn owner_ends(&self) {
+        if self.check_process().is_err() {
+            return;
+        }
+        match &self.seat {
+            // A thread that left the reactor by force has left it in pieces.
+            Seat::Owner(seat) if !seat.busy.get() => {
+                seat.with(|reactor| reactor.finish(&self.core));
+                self.core.backlog.abandon();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The polled contexts of this thread.
+#[derive(Default)]
+struct Owned(RefCell<Vec<Weak<dyn Orphan>>>);
+
+thread_local!(static OWNED: Owned = Owned::default());
+
+impl Owned {
+    fn add(context: Weak<dyn Orphan>) {
+        // A thread that is past its own end owns nothing for long; nobody is left to be told.
+        let _ = OWNED.try_with(|owned| {
+            let mut list = owned.0.borrow_mut();
+            list.retain(|context| context.strong_count() > 0);
+            list.push(context);
+        });
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        for context in self.0.get_mut().drain(..) {
+            if let Some(context) = context.upgrade() {
+                context.owner_ends();
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! One operation by its own system call, on the calling thread.
+
+use std::io;
+
+use crate::tasks::{IOAction, Memory, Op};
+
+/// Runs the operation and returns what the system call did: bytes, or a negated errno.
+pub(crate) fn run(op: &Op) -> i64 {
+    let _guard = (op.action == IOAction::Write).then(FileSizeSignal::hold);
+    let offset = op.offset as libc::off_t;
+    let (at, count) = match op.memory {
+        Memory::None => (std::ptr::null_mut(), 0),
+        Memory::Plain(at) => (at.cast::<libc::c_void>(), op.len as usize),
+        Memory::Segments(at, count) => (at.cast_mut().cast(), count as usize),
+    };
+    let vectored = matches!(op.memory, Memory::Segments(..));
+    // SAFETY: the kernel checks descriptor and memory; their validity is the submitter's promise
+    // until the event completes.
+    let result = unsafe {
+        match op.action {
+            IOAction::Read if vectored => libc::preadv(op.fd, at.cast(), count as i32, offset),
+            IOAction::Write if vectored => libc::pwritev(op.fd, at.cast(), count as i32, offset),
+            IOAction::Read => libc::pread(op.fd, at, count, offset),
+            IOAction::Write => libc::pwrite(op.fd, at, count, offset),
+            IOAction::Fsync => libc::fsync(op.fd) as isize,
+            IOAction::Fdatasync => libc::fdatasync(op.fd) as isize,
+            IOAction::Fallocate(mode) => {
+                libc::fallocate(op.fd, mode, offset, op.len as libc::off_t) as isize
+            }
+        }
+    };
+    match result {
+        -1 => -i64::from(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),
+        result => result as i64,
+    }
+}
+
+/// Keeps the SIGXFSZ of a write beyond RLIMIT_FSIZE from the program: it gets EFBIG, as from the
+/// ring. Threads without such a limit pay one getrlimit(2).
+struct FileSizeSignal {
+    before: libc::sigset_t,
+}
+
+impl FileSizeSignal {
+    fn hold() -> Option<Self> {
+        // SAFETY: plain data filled by the calls; each is given valid pointers.
+        unsafe {
+            let mut limit: libc::rlimit = std::mem::zeroed();
+            let known = libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) == 0;
+            if known && limit.rlim_cur == libc::RLIM_INFINITY {
+                return None;
+            }
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::pthread_sigmask(libc::SIG_BLOCK, &Self::set(), &mut before);
+            Some(FileSizeSignal { before })
+        }
+    }
+
+    fn set() -> libc::sigset_t {
+        // SAFETY: an all-zero set is valid to initialise.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            libc::sigaddset(&mut set, libc::SIGXFSZ);
+            set
+        }
+    }
+}
+
+impl Drop for FileSizeSignal {
+    fn drop(&mut self) {
+        // SAFETY: valid pointers; the signal, where the write raised it, is pending for this
+        // thread alone and is taken before it could be delivered.
+        unsafe {
+            if libc::sigismember(&self.before, libc::SIGXFSZ) == 0 {
+                let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+                libc::sigtimedwait(&Self::set(), std::ptr::null_mut(), &at_once);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut());
+        }
+    }
+}

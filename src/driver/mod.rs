@@ -1,0 +1,161 @@
+//! Kernel interfaces behind one trait, and the choice between them. A driver translates and
+//! decides nothing: what short I/O, retry and shutdown mean is the reactor's.
+
+pub(crate) mod direct;
+#[cfg(test)]
+pub(crate) mod sim;
+pub(crate) mod uring;
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use once_cell::sync::OnceCell;
+
+use crate::log::{log, Level};
+use crate::tasks::Op;
+
+/// Which kernel interface a context uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(i32)]
+pub enum Driver {
+    /// The first that works here.
+    #[default]
+    Auto = 0,
+    /// io_uring(7).
+    Uring = 1,
+    /// Linux AIO: io_submit(2). Not in this version.
+    Aio = 2,
+    /// A pool of threads. Not in this version.
+    Pool = 3,
+}
+
+impl Driver {
+    const ALL: [Driver; 4] = [Driver::Auto, Driver::Uring, Driver::Aio, Driver::Pool];
+
+    /// The driver of a number; `None` for every number that stands for none.
+    pub fn from_number(number: i32) -> Option<Driver> {
+        Self::ALL.into_iter().find(|driver| *driver as i32 == number)
+    }
+
+    /// The driver of a name as [`Driver::name`] gives it.
+    pub fn from_name(name: &str) -> Option<Driver> {
+        Self::ALL.into_iter().find(|driver| driver.name() == name)
+    }
+
+    /// The name, as the environment variable `IOE_DRIVER` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::Auto => "auto",
+            Driver::Uring => "uring",
+            Driver::Aio => "aio",
+            Driver::Pool => "pool",
+        }
+    }
+}
+
+/// One operation that the kernel is done with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Done {
+    pub slot: u32,
+    /// Bytes or a negated errno, as the system call would return them.
+    pub result: i64,
+}
+
+/// What became of an operation handed to [`Interface::prep`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Prep {
+    Queued,
+    /// No room before the next [`Interface::enter`].
+    Full,
+    /// The interface lacks this action.
+    Unsupported,
+}
+
+/// How long to stay in [`Interface::enter`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wait {
+    No,
+    /// Until so many operations completed, or the wake-up descriptor was written, or the time is
+    /// up (`None`: never), or a signal came.
+    For(u32, Option<Duration>),
+}
+
+/// How [`Interface::enter`] ended. Whatever it was, `done` holds all that had completed by then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Entered {
+    Fine,
+    /// A signal or the end of the time.
+    Interrupted,
+    /// The kernel took nothing for now, with this errno: reap, then try again.
+    Refused(i32),
+}
+
+/// One kernel interface, owned by one thread. What belongs to an operation (memory, descriptor)
+/// stays valid from `prep` until its `Done`.
+pub(crate) trait Interface {
+    /// Called once, on the thread that will make all later calls.
+    fn start(&mut self) -> io::Result<()>;
+    fn prep(&mut self, slot: u32, op: &Op) -> Prep;
+    /// Operations prepared and not yet taken by the kernel.
+    fn queued(&self) -> usize;
+    /// Hands over what is queued, unless `submit` is false, waits, and collects: in one system
+    /// call where one is needed at all.
+    fn enter(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered;
+    /// Whether `enter` would collect something now.
+    fn has_news(&mut self) -> bool;
+    /// Has the kernel write this eventfd(2) at every completion.
+    fn notify(&mut self, fd: RawFd) -> io::Result<()>;
+    /// Whether completions appear only while somebody looks for them.
+    fn must_poll(&self) -> bool;
+    fn system_calls(&self) -> u64;
+}
+
+/// Why a driver cannot be used, for a person who can change that.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub errno: i32,
+    pub advice: String,
+}
+
+impl From<Refusal> for io::Error {
+    fn from(refusal: Refusal) -> Self {
+        log(Level::Error, || refusal.advice.clone());
+        io::Error::from_raw_os_error(refusal.errno)
+    }
+}
+
+/// The driver to use for a wish: the environment variable `IOE_DRIVER` overrides AUTO.
+pub(crate) fn choose(wish: Driver) -> Result<Driver, Refusal> {
+    let wish = match (wish, std::env::var("IOE_DRIVER")) {
+        (Driver::Auto, Ok(name)) => Driver::from_name(&name).ok_or_else(|| Refusal {
+            errno: libc::EINVAL,
+            advice: format!("IOE_DRIVER is '{name}': use auto, uring, aio or pool"),
+        })?,
+        (wish, _) => wish,
+    };
+    match wish {
+        Driver::Auto | Driver::Uring => Ok(Driver::Uring),
+        Driver::Aio | Driver::Pool => Err(Refusal {
+            errno: libc::ENOSYS,
+            advice: format!("the {} driver is not in this version: use auto or uring", wish.name()),
+        }),
+    }
+}
+
+/// Does real I/O through a driver: whether it works on this machine now. What cannot change while
+/// the process runs is remembered.
+pub(crate) fn probe(wish: Driver) -> Result<(), i32> {
+    static URING: OnceCell<Result<(), i32>> = OnceCell::new();
+    let lasting = |errno| matches!(errno, libc::EPERM | libc::ENOSYS | libc::EINVAL);
+    match choose(wish).map_err(|refusal| refusal.errno)? {
+        Driver::Uring => {
+            let remembered = URING.get_or_try_init(|| match uring::probe() {
+                Err(refusal) if !lasting(refusal.errno) => Err(refusal.errno),
+                outcome => Ok(outcome.map_err(|refusal| refusal.errno)),
+            });
+            remembered.copied().unwrap_or_else(Err)
+        }
+        _ => Err(libc::ENOSYS),
+    }
+}

@@ -1,0 +1,345 @@
+//! io_uring(7): a ring that one thread owns.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use io_uring::{opcode, squeue, types, IoUring, Probe};
+
+use super::{Done, Driver, Entered, Interface, Prep, Refusal, Wait};
+use crate::log::{log, Level};
+use crate::tasks::{IOAction, Memory, Op};
+
+/// How long an SQPOLL kernel thread spins before it sleeps.
+const SQPOLL_IDLE_MS: u32 = 100;
+
+/// The most io-wq threads for regular files, and for everything else (IORING_REGISTER_IOWQ_MAX_WORKERS,
+/// Linux 5.15). Without a bound the kernel allows 4 per CPU and depth for the first, and
+/// RLIMIT_NPROC for the second.
+const IO_WORKERS: [u32; 2] = [16, 4];
+
+/// The user data of the poll on the wake-up descriptor; slots are 32 bits.
+const WAKE: u64 = u64::MAX;
+
+const ENTER_GETEVENTS: u32 = 1;
+const ENTER_SQ_WAKEUP: u32 = 2;
+const ENTER_EXT_ARG: u32 = 8;
+
+/// What a context asks of its ring.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    pub depth: u32,
+    pub sqpoll: bool,
+    pub iopoll: bool,
+    /// An eventfd whose writing ends a wait.
+    pub wake: Option<RawFd>,
+}
+
+pub(crate) struct Uring {
+    /// Unmapped and closed by `drop`, but not in a forked child, where the mapping is gone.
+    ring: ManuallyDrop<IoUring>,
+    generation: crate::fork::Generation,
+    options: Options,
+    actions: Actions,
+    /// Whether the poll on the wake-up descriptor has to be set (again).
+    rearm: bool,
+    system_calls: u64,
+}
+
+/// Which operations the kernel's ring knows (IORING_REGISTER_PROBE), asked once per ring.
+#[derive(Clone, Copy)]
+struct Actions {
+    transfer: bool,
+    fsync: bool,
+    fallocate: bool,
+}
+
+impl Uring {
+    /// A ring, disabled until its thread calls `start`.
+    pub(crate) fn new(options: Options) -> Result<Self, Refusal> {
+        let ring = build(options).map_err(|error| refusal(&error, options))?;
+        if !ring.params().is_feature_ext_arg() {
+            let advice =
+                "the kernel's io_uring cannot wait with a time limit: use Linux 5.11 or later";
+            return Err(Refusal { errno: libc::ENOSYS, advice: advice.into() });
+        }
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe).map_err(|error| refusal(&error, options))?;
+        let knows = |code| probe.is_supported(code);
+        let actions = Actions {
+            transfer: knows(opcode::Read::CODE) && knows(opcode::Write::CODE),
+            // An IOPOLL ring carries nothing but transfers.
+            fsync: knows(opcode::Fsync::CODE) && !options.iopoll,
+            fallocate: knows(opcode::Fallocate::CODE) && !options.iopoll,
+        };
+        Ok(Uring {
+            ring: ManuallyDrop::new(ring),
+            generation: crate::fork::generation(),
+            options,
+            actions,
+            rearm: options.wake.is_some(),
+            system_calls: 0,
+        })
+    }
+
+    /// The ring's descriptor, for a forked child to close.
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: the reactor keeps memory and descriptor of every operation valid until it is
+        // done; the poll entry refers to no memory.
+        unsafe { self.ring.submission().push(entry).is_ok() }
+    }
+
+    /// Sets the multishot poll on the wake-up descriptor. Its counter is read only here: a poll
+    /// set on a readable descriptor would end at once, for ever.
+    fn watch_wake(&mut self) {
+        let Some(fd) = self.options.wake.filter(|_| self.rearm) else { return };
+        crate::intake::clear_eventfd(fd);
+        let poll = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).multi(true);
+        self.rearm = !self.push(&poll.build().user_data(WAKE));
+    }
+
+    fn collect(&mut self, done: &mut Vec<Done>) {
+        for entry in self.ring.completion() {
+            match entry.user_data() {
+                WAKE => self.rearm |= !io_uring::cqueue::more(entry.flags()),
+                slot => done.push(Done { slot: slot as u32, result: entry.result().into() }),
+            }
+        }
+    }
+}
+
+impl Interface for Uring {
+    fn start(&mut self) -> io::Result<()> {
+        self.ring.submitter().register_enable_rings()?;
+        // Older kernels lack it and go on with their own bound.
+        let _ = self.ring.submitter().register_iowq_max_workers(&mut IO_WORKERS.clone());
+        Ok(())
+    }
+
+    fn prep(&mut self, slot: u32, op: &Op) -> Prep {
+        let fd = types::Fd(op.fd);
+        let len = op.len as u32;
+        let entry = match (op.action, op.memory) {
+            (IOAction::Read | IOAction::Write, _) if !self.actions.transfer => {
+                return Prep::Unsupported
+            }
+            (IOAction::Fsync | IOAction::Fdatasync, _) if !self.actions.fsync => {
+                return Prep::Unsupported
+            }
+            (IOAction::Fallocate(_), _) if !self.actions.fallocate => return Prep::Unsupported,
+            (IOAction::Read, Memory::Plain(at)) => {
+                opcode::Read::new(fd, at, len).offset(op.offset).build()
+            }
+            (IOAction::Write, Memory::Plain(at)) => {
+                opcode::Write::new(fd, at, len).offset(op.offset).build()
+            }
+            (IOAction::Read, Memory::Segments(at, count)) => {
+                opcode::Readv::new(fd, at, count).offset(op.offset).build()
+            }
+            (IOAction::Write, Memory::Segments(at, count)) => {
+                opcode::Writev::new(fd, at, count).offset(op.offset).build()
+            }
+            (IOAction::Fsync, _) => opcode::Fsync::new(fd).build(),
+            (IOAction::Fdatasync, _) => {
+                opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build()
+            }
+            (IOAction::Fallocate(mode), _) => {
+                opcode::Fallocate::new(fd, op.len).offset(op.offset).mode(mode).build()
+            }
+            (IOAction::Read | IOAction::Write, Memory::None) => return Prep::Unsupported,
+        };
+        match self.push(&entry.user_data(slot.into())) {
+            true => Prep::Queued,
+            false => Prep::Full,
+        }
+    }
+
+    fn queued(&self) -> usize {
+        // SAFETY: the ring has one owner, who is here; nobody else holds its submission queue.
+        unsafe { self.ring.submission_shared().len() }
+    }
+
+    fn enter(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
+        self.watch_wake();
+        let sqpoll = self.options.sqpoll;
+        let queue = self.ring.submission();
+        let to_submit = if submit { queue.len() } else { 0 };
+        let wakeup = sqpoll && to_submit > 0 && queue.need_wakeup();
+        let must_look = queue.taskrun() || queue.cq_overflow() || self.options.iopoll;
+        drop(queue);
+        let (min, timeout) = match wait {
+            Wait::For(min, timeout) => {
+                let there = self.ring.completion().len() as u32;
+                (min.saturating_sub(there), timeout)
+            }
+            Wait::No => (0, None),
+        };
+        if !(wakeup || must_look || min > 0 || to_submit > 0 && !sqpoll) {
+            self.collect(done);
+            return Entered::Fine;
+        }
+        let mut flags = ENTER_GETEVENTS;
+        if wakeup {
+            flags |= ENTER_SQ_WAKEUP;
+        }
+        let time = types::Timespec::from(timeout.unwrap_or(Duration::ZERO));
+        let mut args = types::SubmitArgs::new();
+        if timeout.is_some() && min > 0 {
+            flags |= ENTER_EXT_ARG;
+            args = args.timespec(&time);
+        }
+        self.system_calls += 1;
+        let submitter = self.ring.submitter();
+        // SAFETY: the flags say whether `args` is given, and it lives for the call.
+        let entered = unsafe {
+            match flags & ENTER_EXT_ARG {
+                0 => submitter.enter::<libc::sigset_t>(to_submit as u32, min, flags, None),
+                _ => submitter.enter(to_submit as u32, min, flags, Some(&args)),
+            }
+        };
+        self.collect(done);
+        match entered.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO)) {
+            Ok(_) => Entered::Fine,
+            Err(libc::EINTR | libc::ETIME) => Entered::Interrupted,
+            Err(errno) => Entered::Refused(errno),
+        }
+    }
+
+    fn has_news(&mut self) -> bool {
+        let queue = self.ring.submission();
+        let pending = queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        pending || !self.ring.completion().is_empty()
+    }
+
+    fn notify(&mut self, fd: RawFd) -> io::Result<()> {
+        self.ring.submitter().register_eventfd(fd)
+    }
+
+    fn must_poll(&self) -> bool {
+        self.options.iopoll
+    }
+
+    fn system_calls(&self) -> u64 {
+        self.system_calls
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        if self.generation == crate::fork::generation() {
+            // SAFETY: the last use. In a forked child the mapping's addresses may already be
+            // somebody else's, so there the ring is left alone; its descriptor was closed.
+            unsafe { ManuallyDrop::drop(&mut self.ring) }
+        }
+    }
+}
+
+/// Sets up a ring with all that the kernel has for a single owner, dropping one flag after the
+/// other where an older kernel answers EINVAL. What the caller asked for is never dropped.
+fn build(options: Options) -> io::Result<IoUring> {
+    /// From the newest flag (Linux 6.1) to the oldest (5.19).
+    const TUNING: [&str; 3] = ["DEFER_TASKRUN", "SINGLE_ISSUER", "COOP_TASKRUN"];
+    // Neither makes sense with a kernel thread that submits (io_uring_setup(2)).
+    let first = if options.sqpoll { 1 } else { 0 };
+    let mut error = io::Error::from_raw_os_error(libc::EINVAL);
+    for dropped in first..=TUNING.len() {
+        let kept = |flag: &str| {
+            let at = TUNING.iter().position(|name| *name == flag);
+            at.is_some_and(|at| at >= dropped)
+        };
+        let mut builder = IoUring::builder();
+        builder.dontfork().setup_r_disabled().setup_clamp();
+        // The wake-up poll needs a place beside `depth` operations.
+        builder.setup_cqsize((options.depth + 1).next_power_of_two().max(2));
+        if options.sqpoll {
+            builder.setup_sqpoll(SQPOLL_IDLE_MS);
+        } else if kept("DEFER_TASKRUN") {
+            builder.setup_defer_taskrun();
+        }
+        if kept("SINGLE_ISSUER") {
+            builder.setup_single_issuer();
+        }
+        if kept("COOP_TASKRUN") && !options.sqpoll {
+            builder.setup_coop_taskrun().setup_taskrun_flag();
+        }
+        if options.iopoll {
+            builder.setup_iopoll();
+        }
+        match builder.build(options.depth) {
+            Err(refused) if refused.raw_os_error() == Some(libc::EINVAL) => error = refused,
+            outcome => {
+                if outcome.is_ok() && dropped > first {
+                    log(Level::Debug, || format!("uring: set up without {:?}", &TUNING[..dropped]));
+                }
+                return outcome;
+            }
+        }
+    }
+    Err(error)
+}
+
+/// Puts an errno of the set-up into a sentence that says what to do.
+fn refusal(error: &io::Error, options: Options) -> Refusal {
+    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+    let what = match errno {
+        libc::EPERM => {
+            "io_uring is forbidden here: allow the system call in the container's seccomp profile, \
+             or set sysctl kernel.io_uring_disabled to 0"
+        }
+        libc::ENOSYS => {
+            "the kernel has no io_uring, or seccomp hides it: allow it, or use Linux 5.11 or later"
+        }
+        libc::ENOMEM => "no memory for the ring: raise RLIMIT_MEMLOCK (ulimit -l), or lower depth",
+        libc::EMFILE => "no descriptor for the ring: raise RLIMIT_NOFILE (ulimit -n)",
+        libc::ENFILE => "no file for the ring: raise sysctl fs.file-max",
+        libc::EOPNOTSUPP | libc::EINVAL if options.iopoll => {
+            "this kernel has no IOPOLL ring of this kind: leave out IOE_IOPOLL"
+        }
+        libc::EINVAL if options.sqpoll => {
+            "this kernel has no SQPOLL ring of this kind: leave out IOE_SQPOLL"
+        }
+        _ => "the ring could not be set up",
+    };
+    let name = Driver::Uring.name();
+    Refusal { errno, advice: format!("{name}: {what} ({error}, depth {})", options.depth) }
+}
+
+/// Writes and reads through a small ring: one that can be made may still be forbidden to enter.
+pub(crate) fn probe() -> Result<(), Refusal> {
+    let options = Options { depth: 2, sqpoll: false, iopoll: false, wake: None };
+    let failed = |error: io::Error| refusal(&error, options);
+    let mut uring = Uring::new(options)?;
+    uring.start().map_err(failed)?;
+    // SAFETY: the name is a C string; the descriptor is owned below.
+    let file = unsafe { libc::memfd_create(c"io_engine probe".as_ptr(), libc::MFD_CLOEXEC) };
+    if file < 0 {
+        return Err(failed(io::Error::last_os_error()));
+    }
+    // SAFETY: a fresh descriptor that nobody else has.
+    let _file = unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(file) };
+    let mut bytes = *b"probe...";
+    for action in [IOAction::Write, IOAction::Fdatasync, IOAction::Read] {
+        let memory = Memory::Plain(bytes.as_mut_ptr());
+        let len = if action.is_transfer() { bytes.len() as u64 } else { 0 };
+        if uring.prep(0, &Op { action, fd: file, offset: 0, len, memory }) != Prep::Queued {
+            return Err(failed(io::Error::from_raw_os_error(libc::ENOSYS)));
+        }
+        let mut done = Vec::new();
+        while done.is_empty() {
+            if let Entered::Refused(errno) = uring.enter(true, Wait::For(1, None), &mut done) {
+                return Err(failed(io::Error::from_raw_os_error(errno)));
+            }
+        }
+        if done[0].result != len as i64 {
+            let errno = i32::try_from(-done[0].result).unwrap_or(libc::EIO).max(1);
+            return Err(failed(io::Error::from_raw_os_error(errno)));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,544 @@
+//! Contexts and callback threads: made, asked, drained, polled, freed.
+
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::os::raw::{c_char, c_int};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::{answer, done, errno_of, guard, read_struct, write_struct, CCallback, Versioned};
+use crate::callback_worker::IOWorkers;
+use crate::context::{Config, Shared, Stats};
+use crate::driver::Driver;
+use crate::fork;
+use crate::gate::{deadline_after, Deadline};
+
+/// An engine for one stream of events. Used from any thread; with `IOE_POLLED`, from its owner's.
+pub struct ioe_context {
+    _opaque: [u8; 0],
+}
+
+/// Callback threads that several contexts share.
+pub struct ioe_workers {
+    workers: IOWorkers<CCallback>,
+    generation: fork::Generation,
+}
+
+/// Bits of `ioe_config.flags`.
+#[repr(C)]
+pub enum ioe_flag {
+    /// No driver thread and no callback thread. The first thread that submits or polls owns the
+    /// context; any other gets `-EPERM` from everything but info, stats and, once the owner has
+    /// ended, `ioe_context_free`. Callbacks run inside `ioe_poll`, and inside `ioe_drain`,
+    /// `ioe_submit_wait` and `ioe_context_free`, which poll by themselves.
+    IOE_POLLED = 1,
+    /// A kernel thread takes submissions (IORING_SETUP_SQPOLL of io_uring_setup(2)): fewer system
+    /// calls, for a processor that it keeps busy.
+    IOE_SQPOLL = 2,
+    /// Completions are looked for, not announced (IORING_SETUP_IOPOLL). Needs `IOE_POLLED`, and a
+    /// device with poll queues. Only O_DIRECT transfers work; everything else is refused in the
+    /// callback, with `-EOPNOTSUPP` or the kernel's errno.
+    IOE_IOPOLL = 4,
+}
+
+const POLLED: u32 = ioe_flag::IOE_POLLED as u32;
+const SQPOLL: u32 = ioe_flag::IOE_SQPOLL as u32;
+const IOPOLL: u32 = ioe_flag::IOE_IOPOLL as u32;
+
+/// How to make a context. Filled by `ioe_config_init`, then changed field by field.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ioe_config {
+    /// sizeof(ioe_config), set by `ioe_config_init`: lets the struct grow. A smaller one is an
+    /// older caller's: fields that it lacks have their defaults. A larger one is a newer
+    /// caller's: the bytes that the library does not know must be 0.
+    pub size: usize,
+    /// One of `ioe_driver`. Default `IOE_DRIVER_AUTO`.
+    pub driver: i32,
+    /// Operations in the kernel at once: 1 to 32768. Default 128.
+    pub depth: u32,
+    /// Accepted events whose callback has not started: 1 to 1048576. Beyond it `ioe_submit`
+    /// waits; events submitted inside callbacks count, but are never refused. Default 1024.
+    pub queue_size: u32,
+    /// Callback threads: 0 to 256. With 0, callbacks run on the driver thread. Ignored with
+    /// `IOE_POLLED` and with `shared`. Default 1.
+    pub workers: u32,
+    /// Bytes that one merged operation may span; 0: no merging. This version does not merge: the
+    /// value is accepted, and `ioe_info` says 0. Default 0.
+    pub merge_limit: u32,
+    /// Bits of `ioe_flag`. Default 0.
+    pub flags: u32,
+    /// Callback threads of `ioe_workers_new`, to be used instead of own ones. They must outlive
+    /// the context. Not with `IOE_POLLED`. Default NULL.
+    pub shared: *mut ioe_workers,
+}
+
+// SAFETY: repr(C), led by its size, integers and one pointer, 40 bytes without padding.
+unsafe impl Versioned for ioe_config {}
+
+/// What runs, and why what was passed over was.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ioe_info {
+    /// Bytes filled by the library.
+    pub size: usize,
+    /// The driver in use, one of `ioe_driver`, never `IOE_DRIVER_AUTO`.
+    pub driver: i32,
+    /// Operations in the kernel at once, in force.
+    pub depth: u32,
+    /// Accepted events whose callback has not started, in force.
+    pub queue_size: u32,
+    /// Callback threads; 0 with `IOE_POLLED`.
+    pub workers: u32,
+    /// Bytes that one merged operation may span, in force.
+    pub merge_limit: u32,
+    /// Bits of `ioe_flag` in force.
+    pub flags: u32,
+    /// Why io_uring was passed over, a positive errno; 0 where not tried or fine.
+    pub uring_errno: i32,
+    /// Why Linux AIO was passed over, a positive errno; 0 where not tried or fine.
+    pub aio_errno: i32,
+    /// One sentence that a person can act on; "" where there is none. Lives as long as the
+    /// context.
+    pub reason: *const c_char,
+}
+
+// SAFETY: repr(C), led by its size, integers and one pointer, 48 bytes without padding.
+unsafe impl Versioned for ioe_info {}
+
+/// Counters since the context was made. Each is read by itself: they may be an instant apart.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ioe_stats {
+    /// Bytes filled by the library.
+    pub size: usize,
+    /// Events accepted.
+    pub accepted: u64,
+    /// Events whose callback has started.
+    pub completed: u64,
+    /// Events with an errno as their result.
+    pub failed: u64,
+    /// Bytes moved from files to memory.
+    pub bytes_read: u64,
+    /// Bytes moved from memory to files.
+    pub bytes_written: u64,
+    /// Operations handed to the kernel.
+    pub operations: u64,
+    /// System calls made for them, wake-ups included.
+    pub system_calls: u64,
+    /// Events that travelled in another's operation. 0 in this version.
+    pub merged: u64,
+    /// Operations issued for the rest of a short one.
+    pub continued: u64,
+    /// fsyncs answered by another's. 0 in this version.
+    pub syncs_joined: u64,
+    /// Events accepted whose callback has not started.
+    pub in_flight: u64,
+}
+
+// SAFETY: repr(C), led by its size, nothing but 64-bit integers.
+unsafe impl Versioned for ioe_stats {}
+
+const DEFAULTS: ioe_config = ioe_config {
+    size: size_of::<ioe_config>(),
+    driver: Driver::Auto as i32,
+    depth: 128,
+    queue_size: 1024,
+    workers: 1,
+    merge_limit: 0,
+    flags: 0,
+    shared: std::ptr::null_mut(),
+};
+
+/// A context as long as a call is inside it. The memory of one with threads outlives every caller
+/// that entered before it was freed; a polled one has a single caller.
+pub(super) struct Inside {
+    shared: ManuallyDrop<Arc<Shared<CCallback>>>,
+    counted: bool,
+}
+
+impl Inside {
+    /// # Safety
+    /// The pointer is NULL or a context that was not freed.
+    pub(super) unsafe fn enter(context: *const ioe_context) -> Result<Self, i32> {
+        let raw = NonNull::new(context.cast_mut()).ok_or(libc::EINVAL)?;
+        // SAFETY: by the caller's promise; the handle is the pointer of an Arc.
+        let shared = ManuallyDrop::new(unsafe {
+            Arc::from_raw(raw.as_ptr().cast_const().cast::<Shared<CCallback>>())
+        });
+        let counted = !shared.config().polled;
+        if counted {
+            std::mem::forget(Arc::clone(&shared));
+        }
+        Ok(Inside { shared, counted })
+    }
+}
+
+impl Deref for Inside {
+    type Target = Shared<CCallback>;
+    fn deref(&self) -> &Self::Target {
+        &self.shared
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        if self.counted {
+            // SAFETY: gives back what `enter` took.
+            unsafe { ManuallyDrop::drop(&mut self.shared) }
+        }
+    }
+}
+
+/// A timeout of the interface: -1 waits for ever.
+pub(super) fn timeout(timeout_ms: i64) -> Result<Deadline, i32> {
+    match timeout_ms {
+        ..-1 => Err(libc::EINVAL),
+        _ => Ok(deadline_after(timeout_ms)),
+    }
+}
+
+/// Fills `cfg` with the defaults, sets its `size`, and zeroes what the library does not know.
+/// Give `sizeof(ioe_config)`. Any thread.
+///
+/// Returns 0, or:
+/// - `-EINVAL`: `cfg` is NULL, or `size` is below 8 or no multiple of 8.
+/// - `-E2BIG`: `size` is above 4096.
+///
+/// # Safety
+/// `cfg` is NULL or has `size` writable bytes.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_config_init(cfg: *mut ioe_config, size: usize) -> c_int {
+    guard(|| {
+        if cfg.is_null() {
+            return -libc::EINVAL;
+        }
+        // SAFETY: by the caller's promise.
+        done(unsafe { write_struct(ioe_config { size, ..DEFAULTS }, cfg, size) })
+    })
+}
+
+/// Makes a context and starts its threads. `cfg` NULL means all defaults; it is read during the
+/// call only. `*out` is set on success. Freed with `ioe_context_free`. Any thread.
+///
+/// What exactly was refused, and what to do about it, goes to the log callback.
+///
+/// Returns 0, or:
+/// - `-EINVAL`: `out` is NULL; `size` is below 8 or no multiple of 8; a field is out of its range;
+///   an unknown bit in `flags`; `IOE_IOPOLL` without `IOE_POLLED`; `IOE_POLLED` with `shared`;
+///   `IOE_DRIVER` in the environment names no driver; or the kernel lacks what `flags` ask for.
+/// - `-E2BIG`: `size` is larger than the library's and bytes beyond it are not 0, or above 4096.
+/// - `-EPERM`: io_uring is forbidden by seccomp or by sysctl kernel.io_uring_disabled.
+/// - `-ENOSYS`: the driver is not in this kernel or not in this version of the library.
+/// - `-ENOMEM`: no memory; for a ring also RLIMIT_MEMLOCK.
+/// - `-EMFILE`, `-ENFILE`: no descriptor: RLIMIT_NOFILE, sysctl fs.file-max.
+/// - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max.
+/// - `-EOWNERDEAD`: `shared` was made before a fork(2), by the parent.
+///
+/// # Safety
+/// `cfg` is NULL or has as many readable bytes as its `size` says; `out` is NULL or writable.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_context_new(
+    cfg: *const ioe_config,
+    out: *mut *mut ioe_context,
+) -> c_int {
+    guard(|| {
+        if out.is_null() {
+            return -libc::EINVAL;
+        }
+        // SAFETY: by the caller's promise.
+        match unsafe { new_context(cfg) } {
+            Ok(shared) => {
+                let handle = Arc::into_raw(shared).cast_mut().cast();
+                // SAFETY: by the caller's promise.
+                unsafe { out.write(handle) }
+                0
+            }
+            Err(errno) => -errno,
+        }
+    })
+}
+
+/// # Safety
+/// `cfg` is NULL or has as many readable bytes as its `size` says.
+unsafe fn new_context(cfg: *const ioe_config) -> Result<Arc<Shared<CCallback>>, i32> {
+    let cfg = match cfg.is_null() {
+        true => DEFAULTS,
+        // SAFETY: by the caller's promise.
+        false => unsafe { read_struct(cfg, DEFAULTS)? },
+    };
+    let polled = cfg.flags & POLLED != 0;
+    if cfg.flags & !(POLLED | SQPOLL | IOPOLL) != 0 || polled && !cfg.shared.is_null() {
+        return Err(libc::EINVAL);
+    }
+    let config = Config {
+        driver: Driver::from_number(cfg.driver).ok_or(libc::EINVAL)?,
+        depth: cfg.depth,
+        queue_size: cfg.queue_size,
+        polled,
+        sqpoll: cfg.flags & SQPOLL != 0,
+        iopoll: cfg.flags & IOPOLL != 0,
+    };
+    config.check().map_err(|error| errno_of(&error))?;
+    // SAFETY: NULL, or callback threads that outlive the context by the caller's promise.
+    let workers = match unsafe { cfg.shared.as_ref() } {
+        Some(shared) if shared.generation != fork::generation() => return Err(libc::EOWNERDEAD),
+        Some(shared) => shared.workers.share(),
+        None if polled => IOWorkers::try_new(0).map_err(|error| errno_of(&error))?,
+        None => IOWorkers::try_new(cfg.workers).map_err(|error| errno_of(&error))?,
+    };
+    Shared::new(config, &workers).map_err(|error| errno_of(&error))
+}
+
+/// Tells what runs. Any thread.
+///
+/// Returns 0, or:
+/// - `-EINVAL`: a pointer is NULL, or `size` is below 8 or no multiple of 8.
+/// - `-E2BIG`: `size` is above 4096.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// # Safety
+/// `ctx` is NULL or a context; `out` is NULL or has `size` writable bytes.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_context_info(
+    ctx: *const ioe_context,
+    out: *mut ioe_info,
+    size: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let context = match unsafe { Inside::enter(ctx) } {
+            Ok(context) if !out.is_null() => context,
+            _ => return -libc::EINVAL,
+        };
+        if let Err(errno) = context.check_process() {
+            return -errno;
+        }
+        let config = context.config();
+        let bits = [(config.polled, POLLED), (config.sqpoll, SQPOLL), (config.iopoll, IOPOLL)];
+        let info = ioe_info {
+            size: size.min(size_of::<ioe_info>()),
+            driver: config.driver as i32,
+            depth: config.depth,
+            queue_size: config.queue_size,
+            workers: context.worker_threads(),
+            merge_limit: 0,
+            flags: bits.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum(),
+            uring_errno: 0,
+            aio_errno: 0,
+            reason: c"".as_ptr(),
+        };
+        // SAFETY: by the caller's promise.
+        done(unsafe { write_struct(info, out, size) })
+    })
+}
+
+/// Reads the counters, cheaply enough for once a second and more. Any thread.
+///
+/// Returns 0, or:
+/// - `-EINVAL`: a pointer is NULL, or `size` is below 8 or no multiple of 8.
+/// - `-E2BIG`: `size` is above 4096.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// # Safety
+/// `ctx` is NULL or a context; `out` is NULL or has `size` writable bytes.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_context_stats(
+    ctx: *const ioe_context,
+    out: *mut ioe_stats,
+    size: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let context = match unsafe { Inside::enter(ctx) } {
+            Ok(context) if !out.is_null() => context,
+            _ => return -libc::EINVAL,
+        };
+        if let Err(errno) = context.check_process() {
+            return -errno;
+        }
+        let Stats {
+            accepted,
+            completed,
+            failed,
+            bytes_read,
+            bytes_written,
+            operations,
+            system_calls,
+            continued,
+            in_flight,
+        } = context.stats();
+        let stats = ioe_stats {
+            size: size.min(size_of::<ioe_stats>()),
+            accepted,
+            completed,
+            failed,
+            bytes_read,
+            bytes_written,
+            operations,
+            system_calls,
+            merged: 0,
+            continued,
+            syncs_joined: 0,
+            in_flight,
+        };
+        // SAFETY: by the caller's promise.
+        done(unsafe { write_struct(stats, out, size) })
+    })
+}
+
+/// Returns when the callback of every event accepted before the call has returned; later ones do
+/// not hold it back. `timeout_ms` in milliseconds; -1 waits for ever, 0 only looks. Any thread;
+/// with `IOE_POLLED` the owner's, and callbacks run in here.
+///
+/// Returns 0, or:
+/// - `-ETIMEDOUT`: the time was up first.
+/// - `-EDEADLK`: called inside a callback of this context, or on callback threads it shares.
+/// - `-EPERM`: not the owner of a polled context.
+/// - `-EINVAL`: `ctx` is NULL, or `timeout_ms` is below -1.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// # Safety
+/// `ctx` is NULL or a context.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_drain(ctx: *mut ioe_context, timeout_ms: i64) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let context = unsafe { Inside::enter(ctx) };
+        done(context.and_then(|context| context.drain(timeout(timeout_ms)?)))
+    })
+}
+
+/// Refuses new events with `-ESHUTDOWN`, completes all accepted ones, runs their callbacks, ends
+/// the threads, and frees the context. Callers that are inside a submit get `-ESHUTDOWN` before
+/// the memory goes; calls that begin later are the caller's error. With `IOE_POLLED`: on the
+/// owner's thread, or on any once the owner has ended.
+///
+/// In a forked child it closes the child's descriptors and frees what memory no other thread can
+/// have been changing at the fork, without a lock, touching nothing of the parent's; events in
+/// flight there stay as they are.
+///
+/// Returns 0, or, having done nothing:
+/// - `-EDEADLK`: called inside a callback of this context, or on callback threads it shares.
+/// - `-EPERM`: not the owner of a polled context whose owner lives.
+/// - `-EINVAL`: `ctx` is NULL.
+///
+/// # Safety
+/// `ctx` is NULL or a context; not used again after 0.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_context_free(ctx: *mut ioe_context) -> c_int {
+    guard(|| {
+        let Some(raw) = NonNull::new(ctx) else { return -libc::EINVAL };
+        // SAFETY: by the caller's promise; the handle is the pointer of an Arc.
+        let shared: Arc<Shared<CCallback>> =
+            unsafe { Arc::from_raw(raw.as_ptr().cast_const().cast()) };
+        if shared.check_process().is_err() {
+            shared.abandon_in_child();
+            return 0;
+        }
+        if let Err(errno) = shared.shut_down() {
+            std::mem::forget(shared);
+            return -errno;
+        }
+        // Callers that were inside are on their way out.
+        while Arc::strong_count(&shared) > 1 {
+            std::thread::yield_now();
+        }
+        0
+    })
+}
+
+/// Starts callback threads for several contexts (`ioe_config.shared`): 1 to 256. `*out` is set on
+/// success. Freed with `ioe_workers_free`. Any thread.
+///
+/// Returns 0, or:
+/// - `-EINVAL`: `out` is NULL, or `threads` is out of range.
+/// - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max.
+///
+/// # Safety
+/// `out` is NULL or writable.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_workers_new(threads: u32, out: *mut *mut ioe_workers) -> c_int {
+    guard(|| {
+        if out.is_null() || threads == 0 {
+            return -libc::EINVAL;
+        }
+        match IOWorkers::try_new(threads) {
+            Ok(workers) => {
+                let workers = ioe_workers { workers, generation: fork::generation() };
+                // SAFETY: by the caller's promise.
+                unsafe { out.write(Box::into_raw(Box::new(workers))) }
+                0
+            }
+            Err(error) => -errno_of(&error),
+        }
+    })
+}
+
+/// Ends callback threads that no context uses any more. Any thread.
+///
+/// Returns 0, or, having done nothing:
+/// - `-EBUSY`: a context uses them.
+/// - `-EINVAL`: `workers` is NULL.
+/// - `-EOWNERDEAD`: in a forked child, where the threads do not exist.
+///
+/// # Safety
+/// `workers` is NULL or came from `ioe_workers_new`; not used again after 0.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_workers_free(workers: *mut ioe_workers) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let Some(shared) = (unsafe { workers.as_ref() }) else { return -libc::EINVAL };
+        if shared.generation != fork::generation() {
+            return -libc::EOWNERDEAD;
+        }
+        if shared.workers.contexts() > 0 {
+            return -libc::EBUSY;
+        }
+        // SAFETY: by the caller's promise, this is the last use of the box.
+        drop(unsafe { Box::from_raw(workers) });
+        0
+    })
+}
+
+/// Submits what is queued in a polled context, then waits for at least `min` callbacks (at most
+/// what is in flight), or until `timeout_ms` milliseconds are over (-1: for ever, 0: not at all),
+/// or for a signal. Owner's thread.
+///
+/// Returns how many callbacks ran, or:
+/// - `-EDEADLK`: called inside a callback of this context.
+/// - `-EPERM`: not the owner.
+/// - `-EINVAL`: `ctx` is NULL or has no `IOE_POLLED`, or `timeout_ms` is below -1.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// # Safety
+/// `ctx` is NULL or a context.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_poll(ctx: *mut ioe_context, min: u32, timeout_ms: i64) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let context = unsafe { Inside::enter(ctx) };
+        answer(context.and_then(|context| context.poll(min, timeout(timeout_ms)?)))
+    })
+}
+
+/// An eventfd(2) for epoll, libuv, or a loop of your own: readable when `ioe_poll` has something
+/// to hand out. Do not read it; the context closes it. Call `ioe_poll(ctx, 0, 0)` after
+/// submitting and before sleeping on it. Owner's thread, or any before there is an owner.
+///
+/// Returns the descriptor, or:
+/// - `-EPERM`: not the owner.
+/// - `-EINVAL`: `ctx` is NULL or has no `IOE_POLLED`.
+/// - `-EMFILE`, `-ENFILE`: no descriptor: RLIMIT_NOFILE, sysctl fs.file-max.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// # Safety
+/// `ctx` is NULL or a context.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_context_fd(ctx: *const ioe_context) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let context = unsafe { Inside::enter(ctx) };
+        answer(context.and_then(|context| context.notify_descriptor()))
+    })
+}

@@ -1,0 +1,453 @@
+//! Events: made, prepared, looked at, released.
+
+use std::mem::ManuallyDrop;
+use std::os::raw::{c_int, c_void};
+use std::ptr::NonNull;
+
+use super::{done, guard, CCallback};
+use crate::tasks::{IOAction, IOEvent, Unfit, MAX_SEGMENTS, PENDING};
+
+/// One I/O request, and its result. An event is yours, except between a successful submit and the
+/// start of its callback. In the callback it is yours again: read it, free it, keep it, or
+/// prepare and submit it again. In between its buffers live, its descriptor stays open, and only
+/// its getters may be called, from any thread.
+pub struct ioe_event {
+    _opaque: [u8; 0],
+}
+
+/// What an event does.
+#[repr(C)]
+pub enum ioe_action {
+    /// Nothing yet: never prepared.
+    IOE_NONE = 0,
+    /// Reads, plain or vectored.
+    IOE_READ = 1,
+    /// Writes, plain or vectored.
+    IOE_WRITE = 2,
+    /// fsync(2).
+    IOE_FSYNC = 3,
+    /// fdatasync(2).
+    IOE_FDATASYNC = 4,
+    /// fallocate(2).
+    IOE_FALLOCATE = 5,
+}
+
+/// Called exactly once for every accepted event, on a callback thread, on the driver thread
+/// (`workers` 0) or inside the owner's poll (`IOE_POLLED`). `arg` is that of
+/// `ioe_event_set_callback`. The event is yours again. The function must not throw, `longjmp`, or
+/// end its thread.
+pub type ioe_callback = Option<unsafe extern "C" fn(event: *mut ioe_event, arg: *mut c_void)>;
+
+/// The event behind a pointer; `None` for NULL. It stays the caller's: never dropped here.
+///
+/// # Safety
+/// The pointer is NULL or an event that was not freed.
+pub(super) unsafe fn from_c(event: *const ioe_event) -> Option<ManuallyDrop<IOEvent<CCallback>>> {
+    let raw = NonNull::new(event.cast_mut())?;
+    // SAFETY: by the caller's promise.
+    Some(ManuallyDrop::new(unsafe { IOEvent::from_raw(raw.cast()) }))
+}
+
+/// A new event, to be prepared. Released with `ioe_event_free`. Any thread.
+///
+/// Returns NULL when out of memory.
+#[no_mangle]
+pub extern "C" fn ioe_event_new() -> *mut ioe_event {
+    guard(|| {
+        let Some(mut event) = IOEvent::<CCallback>::try_unprepared() else {
+            return std::ptr::null_mut();
+        };
+        event.set_callback(CCallback { function: None, arg: std::ptr::null_mut() });
+        event.into_raw().cast()
+    })
+}
+
+/// Releases an event, not its buffers. NULL is fine. Also from its own callback. Any thread.
+///
+/// Returns 0, or:
+/// - `-EBUSY`: the event is in flight; nothing was freed.
+///
+/// # Safety
+/// `event` is NULL or came from `ioe_event_new` and was not freed.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_event_free(event: *mut ioe_event) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let Some(event) = (unsafe { from_c(event) }) else { return 0 };
+        if event.fit() == Err(Unfit::InFlight) {
+            return -libc::EBUSY;
+        }
+        drop(ManuallyDrop::into_inner(event));
+        0
+    })
+}
+
+/// Where the bytes of a request lie.
+enum Bytes<'a> {
+    None(u64),
+    Plain(*mut c_void, usize),
+    Segments(&'a [libc::iovec]),
+}
+
+/// The check and the work of every prep call.
+///
+/// # Safety
+/// `event` is NULL or an event that was not freed.
+unsafe fn prepare(
+    event: *mut ioe_event,
+    action: IOAction,
+    fd: c_int,
+    bytes: Bytes,
+    offset: u64,
+) -> Result<(), i32> {
+    // SAFETY: by the caller's promise.
+    let mut event = unsafe { from_c(event) }.ok_or(libc::EINVAL)?;
+    if event.fit() == Err(Unfit::InFlight) {
+        return Err(libc::EBUSY);
+    }
+    let (memory, len) = match bytes {
+        Bytes::None(len) => (std::ptr::null_mut(), Some(len)),
+        Bytes::Plain(at, len) if !at.is_null() => (at, Some(len as u64)),
+        Bytes::Segments(segments)
+            if segments.iter().all(|s| !s.iov_base.is_null() || s.iov_len == 0) =>
+        {
+            let mut lens = segments.iter().map(|segment| segment.iov_len as u64);
+            (segments[0].iov_base, lens.try_fold(0u64, u64::checked_add))
+        }
+        _ => return Err(libc::EINVAL),
+    };
+    let len = len.ok_or(libc::EINVAL)?;
+    let end = offset.checked_add(len);
+    if end.is_none_or(|end| end > i64::MAX as u64) {
+        return Err(libc::EINVAL);
+    }
+    if let Bytes::Segments(segments) = bytes {
+        if !event.reserve_segments(segments.len()) {
+            return Err(libc::ENOMEM);
+        }
+    }
+    event.prepare(action, fd, memory.cast(), len, offset);
+    if let Bytes::Segments(segments) = bytes {
+        event.set_segments(segments);
+    }
+    Ok(())
+}
+
+/// The segments that C gave; `None` where the arguments make no sense.
+///
+/// # Safety
+/// `iov` is NULL or points to `iovcnt` segments.
+unsafe fn segments<'a>(iov: *const libc::iovec, iovcnt: c_int) -> Option<Bytes<'a>> {
+    let count = usize::try_from(iovcnt).ok()?;
+    if iov.is_null() || !(1..=MAX_SEGMENTS).contains(&count) || !iov.is_aligned() {
+        return None;
+    }
+    // SAFETY: by the caller's promise.
+    Some(Bytes::Segments(unsafe { std::slice::from_raw_parts(iov, count) }))
+}
+
+/// Makes the event a read of `len` bytes at `offset` of `fd` into `buf`, both in bytes. `len` may
+/// exceed 2 GiB. The descriptor is not looked at: a bad one is the kernel's to judge, and arrives
+/// in the callback as `-EBADF`. What the event was before is forgotten, but not its callback.
+///
+/// Returns 0, or, leaving the event as it was:
+/// - `-EBUSY`: the event is in flight.
+/// - `-EINVAL`: `event` or `buf` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+///
+/// # Safety
+/// `event` is NULL or an event; `buf` has `len` writable bytes until the event completes.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_prep_read(
+    event: *mut ioe_event,
+    fd: c_int,
+    buf: *mut c_void,
+    len: usize,
+    offset: u64,
+) -> c_int {
+    // SAFETY: by the caller's promise.
+    guard(|| done(unsafe { prepare(event, IOAction::Read, fd, Bytes::Plain(buf, len), offset) }))
+}
+
+/// Makes the event a write of `len` bytes from `buf` to `fd` at `offset`. As `ioe_prep_read`.
+///
+/// Returns 0, or, leaving the event as it was:
+/// - `-EBUSY`: the event is in flight.
+/// - `-EINVAL`: `event` or `buf` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+///
+/// # Safety
+/// `event` is NULL or an event; `buf` has `len` readable bytes until the event completes.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_prep_write(
+    event: *mut ioe_event,
+    fd: c_int,
+    buf: *const c_void,
+    len: usize,
+    offset: u64,
+) -> c_int {
+    let bytes = Bytes::Plain(buf.cast_mut(), len);
+    // SAFETY: by the caller's promise.
+    guard(|| done(unsafe { prepare(event, IOAction::Write, fd, bytes, offset) }))
+}
+
+/// Makes the event a read at `offset` into the `iovcnt` segments of `iov`, one after the other.
+/// The array is copied and may go; the segments' memory may not. Otherwise as `ioe_prep_read`.
+///
+/// Returns 0, or, leaving the event as it was:
+/// - `-EBUSY`: the event is in flight.
+/// - `-EINVAL`: `event` or `iov` is NULL, `iovcnt` is below 1 or above IOV_MAX (1024), a segment
+///   with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+/// - `-ENOMEM`: no memory for the copy of the array.
+///
+/// # Safety
+/// `event` is NULL or an event; `iov` has `iovcnt` segments, writable until the event completes.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_prep_readv(
+    event: *mut ioe_event,
+    fd: c_int,
+    iov: *const libc::iovec,
+    iovcnt: c_int,
+    offset: u64,
+) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let Some(bytes) = (unsafe { segments(iov, iovcnt) }) else { return -libc::EINVAL };
+        // SAFETY: by the caller's promise.
+        done(unsafe { prepare(event, IOAction::Read, fd, bytes, offset) })
+    })
+}
+
+/// Makes the event a write at `offset` from the `iovcnt` segments of `iov`. As `ioe_prep_readv`.
+///
+/// Returns 0, or, leaving the event as it was:
+/// - `-EBUSY`: the event is in flight.
+/// - `-EINVAL`: `event` or `iov` is NULL, `iovcnt` is below 1 or above IOV_MAX (1024), a segment
+///   with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+/// - `-ENOMEM`: no memory for the copy of the array.
+///
+/// # Safety
+/// `event` is NULL or an event; `iov` has `iovcnt` segments, readable until the event completes.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_prep_writev(
+    event: *mut ioe_event,
+    fd: c_int,
+    iov: *const libc::iovec,
+    iovcnt: c_int,
+    offset: u64,
+) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let Some(bytes) = (unsafe { segments(iov, iovcnt) }) else { return -libc::EINVAL };
+        // SAFETY: by the caller's promise.
+        done(unsafe { prepare(event, IOAction::Write, fd, bytes, offset) })
+    })
+}
+
+/// Makes the event an fsync(2): data and metadata of writes that completed before it was
+/// submitted are durable when it completes with 0. A failed one is never retried by the library:
+/// the kernel reports an error of the file once.
+///
+/// Returns 0, or, leaving the event as it was:
+/// - `-EBUSY`: the event is in flight.
+/// - `-EINVAL`: `event` is NULL.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_prep_fsync(event: *mut ioe_event, fd: c_int) -> c_int {
+    // SAFETY: by the caller's promise.
+    guard(|| done(unsafe { prepare(event, IOAction::Fsync, fd, Bytes::None(0), 0) }))
+}
+
+/// Makes the event an fdatasync(2): as `ioe_prep_fsync`, without metadata that reading the data
+/// back does not need.
+///
+/// Returns 0, or, leaving the event as it was:
+/// - `-EBUSY`: the event is in flight.
+/// - `-EINVAL`: `event` is NULL.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_prep_fdatasync(event: *mut ioe_event, fd: c_int) -> c_int {
+    // SAFETY: by the caller's promise.
+    guard(|| done(unsafe { prepare(event, IOAction::Fdatasync, fd, Bytes::None(0), 0) }))
+}
+
+/// Makes the event a fallocate(2) of `len` bytes at `offset`, with its `mode`. What the file
+/// system makes of mode and length arrives in the callback.
+///
+/// Returns 0, or, leaving the event as it was:
+/// - `-EBUSY`: the event is in flight.
+/// - `-EINVAL`: `event` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_prep_fallocate(
+    event: *mut ioe_event,
+    fd: c_int,
+    mode: c_int,
+    offset: u64,
+    len: u64,
+) -> c_int {
+    let action = IOAction::Fallocate(mode);
+    // SAFETY: by the caller's promise.
+    guard(|| done(unsafe { prepare(event, action, fd, Bytes::None(len), offset) }))
+}
+
+/// Sets what is called when the event completes, and what it is given. Survives completion and a
+/// new prep.
+///
+/// Returns 0, or, leaving the event as it was:
+/// - `-EBUSY`: the event is in flight.
+/// - `-EINVAL`: `event` or `cb` is NULL.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_event_set_callback(
+    event: *mut ioe_event,
+    cb: ioe_callback,
+    arg: *mut c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let Some(mut event) = (unsafe { from_c(event) }) else { return -libc::EINVAL };
+        match (event.fit(), cb) {
+            (Err(Unfit::InFlight), _) => -libc::EBUSY,
+            (_, None) => -libc::EINVAL,
+            (_, function) => {
+                event.set_callback(CCallback { function, arg });
+                0
+            }
+        }
+    })
+}
+
+/// The callback of an event, whatever its state.
+pub(super) fn callback(event: &IOEvent<CCallback>) -> CCallback {
+    // SAFETY: `ioe_event_new` filled the slot; only the event's owner writes it.
+    unsafe { event.callback_slot().read() }
+}
+
+/// The work of every getter: `absent` stands for NULL.
+///
+/// # Safety
+/// `event` is NULL or an event that was not freed.
+unsafe fn get<R: super::Panicked>(
+    event: *const ioe_event,
+    absent: R,
+    getter: impl FnOnce(&IOEvent<CCallback>) -> R,
+) -> R {
+    // SAFETY: by the caller's promise.
+    guard(|| unsafe { from_c(event) }.map_or(absent, |event| getter(&event)))
+}
+
+/// The result: bytes transferred since the event was prepared (0 for a sync or fallocate), or a
+/// negated errno; `IOE_PENDING` before completion. A write's is its full length or an errno; a
+/// read's is less than its length only where the file ends. Any thread.
+///
+/// Returns `-EINVAL` for NULL.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_event_result(event: *const ioe_event) -> i64 {
+    debug_assert_eq!(PENDING, i64::MIN);
+    // SAFETY: by the caller's promise.
+    unsafe { get(event, -i64::from(libc::EINVAL), |event| event.result()) }
+}
+
+/// Bytes that got through since the event was prepared, also when its result is an errno, and
+/// while it is in flight. 0 for NULL. Any thread.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_event_transferred(event: *const ioe_event) -> u64 {
+    // SAFETY: by the caller's promise.
+    unsafe { get(event, 0, |event| event.transferred()) }
+}
+
+/// Whether the event has a result. It may be true a little before the callback starts: it grants
+/// no ownership. False for NULL. Any thread.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_event_is_done(event: *const ioe_event) -> bool {
+    // SAFETY: by the caller's promise.
+    unsafe { get(event, false, |event| event.is_done()) }
+}
+
+/// The descriptor; -1 where never prepared, or for NULL. Any thread.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_event_fd(event: *const ioe_event) -> c_int {
+    // SAFETY: by the caller's promise.
+    unsafe { get(event, -1, |event| event.fd()) }
+}
+
+/// What the event does, one of `ioe_action`; `IOE_NONE` where never prepared, or for NULL. Any
+/// thread.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_event_action(event: *const ioe_event) -> c_int {
+    let number = |event: &IOEvent<CCallback>| match event.action() {
+        None => ioe_action::IOE_NONE as c_int,
+        Some(IOAction::Read) => ioe_action::IOE_READ as c_int,
+        Some(IOAction::Write) => ioe_action::IOE_WRITE as c_int,
+        Some(IOAction::Fsync) => ioe_action::IOE_FSYNC as c_int,
+        Some(IOAction::Fdatasync) => ioe_action::IOE_FDATASYNC as c_int,
+        Some(IOAction::Fallocate(_)) => ioe_action::IOE_FALLOCATE as c_int,
+    };
+    // SAFETY: by the caller's promise.
+    unsafe { get(event, ioe_action::IOE_NONE as c_int, number) }
+}
+
+/// The memory of the request, or of the first segment of a vectored one; NULL for a sync or
+/// fallocate, where never prepared, or for NULL. Any thread.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_event_buffer(event: *const ioe_event) -> *mut c_void {
+    // SAFETY: by the caller's promise.
+    unsafe { get(event, std::ptr::null_mut(), |event| event.memory().cast()) }
+}
+
+/// The length of the whole request in bytes, all segments together; 0 for a sync, where never
+/// prepared, or for NULL. Any thread.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_event_size(event: *const ioe_event) -> usize {
+    // SAFETY: by the caller's promise.
+    unsafe { get(event, 0, |event| event.get_size() as usize) }
+}
+
+/// The file offset in bytes at which the whole request begins; 0 for a sync, where never
+/// prepared, or for NULL. Any thread.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_event_offset(event: *const ioe_event) -> u64 {
+    // SAFETY: by the caller's promise.
+    unsafe { get(event, 0, |event| event.offset()) }
+}
+
+/// The `arg` of `ioe_event_set_callback`; NULL where none was set, or for NULL. Any thread.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_event_arg(event: *const ioe_event) -> *mut c_void {
+    // SAFETY: by the caller's promise.
+    unsafe { get(event, std::ptr::null_mut(), |event| callback(event).arg) }
+}

@@ -1,0 +1,137 @@
+//! Handing events in.
+
+use std::mem::ManuallyDrop;
+use std::os::raw::c_int;
+
+use super::context::{ioe_context, Inside};
+use super::event::{callback, from_c, ioe_event};
+use super::{answer, done, guard};
+
+/// Hands one event in, checked in the order that the header lists.
+///
+/// # Safety
+/// `event` is NULL or an event that was not freed.
+unsafe fn submit(context: &Inside, event: *mut ioe_event, may_wait: bool) -> Result<(), i32> {
+    // SAFETY: by the caller's promise.
+    let event = unsafe { from_c(event) }.ok_or(libc::EINVAL)?;
+    event.fit().map_err(|unfit| unfit.errno())?;
+    if callback(&event).function.is_none() {
+        return Err(libc::EINVAL);
+    }
+    context.submit(ManuallyDrop::into_inner(event), may_wait).map_err(|(event, errno)| {
+        // It is still the caller's.
+        event.into_raw();
+        errno
+    })
+}
+
+/// Hands an event to the context. Until its callback starts it is the context's; its callback is
+/// called exactly once. Waits while the queue is full; inside a callback, of whatever context, it
+/// never waits and never fails for room. With `IOE_POLLED` it does not wait either. Order among
+/// events in flight is undefined. Any thread; with `IOE_POLLED` the owner's.
+///
+/// An event that completed short or with an errno may be submitted again without a new prep: it
+/// goes on where it stopped.
+///
+/// Returns 0, or, leaving the event yours, as it was:
+/// - `-EINVAL`: a pointer is NULL; the event was never prepared, has no callback, or is whole and
+///   was not prepared again.
+/// - `-EBUSY`: the event is in flight.
+/// - `-EPERM`: not the owner of a polled context.
+/// - `-ESHUTDOWN`: the context is being freed.
+/// - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// # Safety
+/// `ctx` is NULL or a context; `event` is NULL or an event; its memory and descriptor live until
+/// its callback.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_submit(ctx: *mut ioe_context, event: *mut ioe_event) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let context = unsafe { Inside::enter(ctx) };
+        // SAFETY: by the caller's promise.
+        done(context.and_then(|context| unsafe { submit(&context, event, true) }))
+    })
+}
+
+/// As `ioe_submit`, without waiting.
+///
+/// Returns 0, or, leaving the event yours, as it was:
+/// - `-EAGAIN`: the queue is full.
+/// - `-EINVAL`, `-EBUSY`, `-EPERM`, `-ESHUTDOWN`, `-EOWNERDEAD`: as `ioe_submit`.
+///
+/// # Safety
+/// As `ioe_submit`.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_try_submit(ctx: *mut ioe_context, event: *mut ioe_event) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let context = unsafe { Inside::enter(ctx) };
+        // SAFETY: by the caller's promise.
+        done(context.and_then(|context| unsafe { submit(&context, event, false) }))
+    })
+}
+
+/// Hands `n` events in, in order, waiting as `ioe_submit` does, up to the first that is refused.
+///
+/// Returns how many were accepted (at most INT_MAX are looked at); the others are yours, as they
+/// were. Where there are events and none was accepted:
+/// - `-EINVAL`: `ctx` or `events` is NULL; or as `ioe_submit` for the first event.
+/// - `-EBUSY`, `-EPERM`, `-ESHUTDOWN`, `-EAGAIN`, `-EOWNERDEAD`: as `ioe_submit`.
+///
+/// # Safety
+/// `events` is NULL or has `n` pointers; the rest as `ioe_submit`.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_submit_batch(
+    ctx: *mut ioe_context,
+    events: *const *mut ioe_event,
+    n: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let context = match unsafe { Inside::enter(ctx) } {
+            Ok(context) if !events.is_null() => context,
+            _ => return -libc::EINVAL,
+        };
+        let mut accepted = 0;
+        while (accepted as usize) < n && accepted < c_int::MAX {
+            // SAFETY: by the caller's promise.
+            match unsafe { submit(&context, events.add(accepted as usize).read(), true) } {
+                Ok(()) => accepted += 1,
+                Err(errno) if accepted == 0 => return -errno,
+                Err(_) => break,
+            }
+        }
+        answer(Ok(accepted))
+    })
+}
+
+/// Runs an event and waits for it: the transfer, sync or allocation is done on the calling
+/// thread, whole, without the hand-over to another. It needs no callback, and one that is set is
+/// not called; it needs no room in the queue. Any thread; with `IOE_POLLED` the owner's, and
+/// callbacks of events in flight may run in here.
+///
+/// Returns the result of the event, as `ioe_event_result` has it afterwards; or, leaving the
+/// event as it was:
+/// - `-EINVAL`: a pointer is NULL; the event was never prepared, or is whole and was not prepared
+///   again.
+/// - `-EBUSY`: the event is in flight.
+/// - `-EDEADLK`: called inside a callback of this context.
+/// - `-EPERM`: not the owner of a polled context.
+/// - `-ESHUTDOWN`: the context is being freed.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// # Safety
+/// As `ioe_submit`.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_submit_wait(ctx: *mut ioe_context, event: *mut ioe_event) -> i64 {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let (context, event) = unsafe { (Inside::enter(ctx), from_c(event)) };
+        let (Ok(context), Some(mut event)) = (context, event) else {
+            return -i64::from(libc::EINVAL);
+        };
+        context.submit_wait(&mut event).unwrap_or_else(|errno| -i64::from(errno))
+    })
+}

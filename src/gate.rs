@@ -1,0 +1,73 @@
+//! Waiting for a condition that other threads bring about: a waiter sleeps, whoever changes the
+//! condition wakes it, and nobody pays more than one load while nobody waits.
+
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Locks a mutex whose data is valid at every instant, so a panic elsewhere does not matter.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// When a wait gives up. `None` is never.
+pub(crate) type Deadline = Option<Instant>;
+
+/// A deadline from a timeout in milliseconds: negative waits for ever, and so does a time too far
+/// away for the clock.
+pub(crate) fn deadline_after(timeout_ms: i64) -> Deadline {
+    let timeout = Duration::from_millis(u64::try_from(timeout_ms).ok()?);
+    Instant::now().checked_add(timeout)
+}
+
+#[derive(Default)]
+pub(crate) struct Gate {
+    waiters: AtomicU32,
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl Gate {
+    /// Waits until `condition` holds; false where the deadline came first.
+    ///
+    /// The condition reads what others write with SeqCst before they call [`Gate::wake`]: either
+    /// the waker sees the waiter, or the waiter sees the new value.
+    pub(crate) fn wait_until(&self, deadline: Deadline, condition: impl Fn() -> bool) -> bool {
+        if condition() {
+            return true;
+        }
+        self.waiters.fetch_add(1, SeqCst);
+        let mut guard = lock(&self.lock);
+        let held = loop {
+            if condition() {
+                break true;
+            }
+            guard = match deadline {
+                None => self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner),
+                Some(at) => {
+                    let left = at.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        break false;
+                    }
+                    let waited = self.changed.wait_timeout(guard, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        };
+        drop(guard);
+        self.waiters.fetch_sub(1, SeqCst);
+        held
+    }
+
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.waiters.load(SeqCst) != 0
+    }
+
+    /// Wakes every waiter to look at its condition again.
+    pub(crate) fn wake(&self) {
+        if self.has_waiters() {
+            drop(lock(&self.lock));
+            self.changed.notify_all();
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! How events get from submitters to the reactor: two lanes between threads, a backlog for what
+//! the reactor's own thread submits, and the wake-up of a reactor that sleeps.
+
+use std::cell::UnsafeCell;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use crossfire::flavor::Flavor;
+use crossfire::stream::AsyncStream;
+use crossfire::{mpsc, AsyncRx, TryRecvError};
+
+use crate::tasks::IOEvent;
+
+/// An eventfd(2) that ends the reactor's wait. Written only while the reactor sleeps.
+pub(crate) struct WakeUp {
+    fd: OwnedFd,
+    sleeping: AtomicBool,
+    writes: AtomicU64,
+}
+
+impl WakeUp {
+    pub(crate) fn new() -> io::Result<Self> {
+        let fd = new_eventfd()?;
+        Ok(WakeUp { fd, sleeping: AtomicBool::new(false), writes: AtomicU64::new(0) })
+    }
+
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// Announces a sleep. After this, whoever brings work calls [`WakeUp::wake`] and is heard.
+    fn prepare_sleep(&self) {
+        self.sleeping.store(true, SeqCst);
+    }
+
+    fn awake(&self) {
+        self.sleeping.store(false, SeqCst);
+    }
+
+    pub(crate) fn wake(&self) {
+        if self.sleeping.load(SeqCst) && self.sleeping.swap(false, SeqCst) {
+            self.writes.fetch_add(1, Relaxed);
+            write_eventfd(self.fd.as_raw_fd());
+        }
+    }
+
+    /// System calls made to wake the reactor.
+    pub(crate) fn writes(&self) -> u64 {
+        self.writes.load(Relaxed)
+    }
+}
+
+pub(crate) fn new_eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; a descriptor that is not negative is fresh and ours.
+    unsafe {
+        match libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+pub(crate) fn write_eventfd(fd: RawFd) {
+    let one = 1u64;
+    // SAFETY: eight readable bytes. It fails only where the counter is full: readable anyway.
+    unsafe { libc::write(fd, (&raw const one).cast(), 8) };
+}
+
+pub(crate) fn clear_eventfd(fd: RawFd) {
+    let mut count = 0u64;
+    // SAFETY: eight writable bytes. It fails only where there is nothing to clear.
+    unsafe { libc::read(fd, (&raw mut count).cast(), 8) };
+}
+
+/// What a lane's channel calls when an event is sent after the lane was armed.
+struct LaneWaker {
+    armed: AtomicBool,
+    wake_up: Arc<WakeUp>,
+}
+
+impl std::task::Wake for LaneWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.armed.store(false, SeqCst);
+        self.wake_up.wake();
+    }
+}
+
+/// The receiving end of one channel.
+struct Lane<C: Send + 'static, F: Flavor<Item = IOEvent<C>>> {
+    stream: AsyncStream<F>,
+    waker: Arc<LaneWaker>,
+    task: Waker,
+    open: bool,
+}
+
+impl<C: Send + 'static, F: Flavor<Item = IOEvent<C>>> Lane<C, F> {
+    fn new(receiver: AsyncRx<F>, wake_up: &Arc<WakeUp>) -> Self {
+        let waker = Arc::new(LaneWaker { armed: AtomicBool::new(false), wake_up: wake_up.clone() });
+        Lane { stream: receiver.into_stream(), task: waker.clone().into(), waker, open: true }
+    }
+
+    fn take(&mut self) -> Option<IOEvent<C>> {
+        if !self.open {
+            return None;
+        }
+        match self.stream.try_recv() {
+            Ok(event) => Some(event),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => {
+                self.open = false;
+                None
+            }
+        }
+    }
+
+    /// Asks to be woken by the next event; hands out one that is there already. A waker that was
+    /// not called is still in its place: registering it anew would cost an allocation.
+    fn arm(&mut self) -> Option<IOEvent<C>> {
+        if !self.open || self.waker.armed.swap(true, SeqCst) {
+            return None;
+        }
+        match self.stream.poll_item(&mut Context::from_waker(&self.task)) {
+            Poll::Pending => None,
+            Poll::Ready(event) => {
+                self.waker.armed.store(false, SeqCst);
+                self.open = event.is_some();
+                event
+            }
+        }
+    }
+}
+
+/// The lane of callbacks on other threads: it can always take one more.
+pub(crate) type InnerFlavor<C> = mpsc::List<IOEvent<C>>;
+/// The lane of everybody else, where the context made it itself.
+pub(crate) type OuterFlavor<C> = mpsc::Array<IOEvent<C>>;
+
+/// Both lanes, as the reactor sees them.
+pub(crate) struct Lanes<C: Send + 'static, Q: Flavor<Item = IOEvent<C>>> {
+    outer: Lane<C, Q>,
+    inner: Option<Lane<C, InnerFlavor<C>>>,
+    wake_up: Arc<WakeUp>,
+    /// Events of the outer lane were not counted in by their submitter.
+    pub(crate) foreign: bool,
+}
+
+impl<C: Send + 'static, Q: Flavor<Item = IOEvent<C>>> Lanes<C, Q> {
+    pub(crate) fn new(
+        outer: AsyncRx<Q>,
+        inner: Option<AsyncRx<InnerFlavor<C>>>,
+        wake_up: &Arc<WakeUp>,
+    ) -> Self {
+        Lanes {
+            outer: Lane::new(outer, wake_up),
+            foreign: inner.is_none(),
+            inner: inner.map(|receiver| Lane::new(receiver, wake_up)),
+            wake_up: wake_up.clone(),
+        }
+    }
+
+    pub(crate) fn take_outer(&mut self) -> Option<IOEvent<C>> {
+        self.outer.take()
+    }
+
+    pub(crate) fn take_inner(&mut self) -> Option<IOEvent<C>> {
+        self.inner.as_mut()?.take()
+    }
+
+    /// Every sender of the outer lane is gone, and it is empty.
+    pub(crate) fn ended(&self) -> bool {
+        !self.outer.open
+    }
+
+    /// Prepares for sleep: from here on an event sent ends the wait. An event that came before is
+    /// handed out instead (with whether it is from the outer lane), and there is no sleep.
+    /// `outer_too` says whether the outer lane may be taken from; asked after the sleep was
+    /// announced, so that a change of the answer also ends the wait.
+    pub(crate) fn arm(&mut self, outer_too: impl FnOnce() -> bool) -> Option<(IOEvent<C>, bool)> {
+        self.wake_up.prepare_sleep();
+        let outer = if outer_too() { self.outer.arm() } else { None };
+        let event = match outer {
+            Some(event) => Some((event, true)),
+            None => self.inner.as_mut().and_then(Lane::arm).map(|event| (event, false)),
+        };
+        if event.is_some() {
+            self.awake();
+        }
+        event
+    }
+
+    /// The sleep is over: until the next `arm`, sending costs no system call.
+    pub(crate) fn awake(&self) {
+        self.wake_up.awake();
+    }
+}
+
+/// A queue that only one thread uses: the reactor's. Everyone may hold a reference, and asks
+/// [`Backlog::is_mine`] first.
+pub(crate) struct Backlog<C> {
+    thread: AtomicUsize,
+    queue: UnsafeCell<VecDeque<IOEvent<C>>>,
+}
+
+// SAFETY: the queue is touched only on the thread whose token `thread` holds.
+unsafe impl<C: Send> Sync for Backlog<C> {}
+
+/// No thread has this token: it stands for a reactor whose thread has ended.
+const ENDED: usize = 1;
+
+impl<C> Backlog<C> {
+    pub(crate) fn new() -> Self {
+        Backlog { thread: AtomicUsize::new(0), queue: UnsafeCell::new(VecDeque::new()) }
+    }
+
+    /// Makes the calling thread the reactor's, where none is. True where it is now.
+    pub(crate) fn claim(&self) -> bool {
+        self.is_mine() || self.thread.compare_exchange(0, thread_token(), SeqCst, SeqCst).is_ok()
+    }
+
+    pub(crate) fn is_mine(&self) -> bool {
+        self.thread.load(Relaxed) == thread_token()
+    }
+
+    pub(crate) fn is_unclaimed(&self) -> bool {
+        self.thread.load(SeqCst) == 0
+    }
+
+    /// The reactor's thread ends. The next to call `take_over` inherits.
+    pub(crate) fn abandon(&self) {
+        self.thread.store(ENDED, SeqCst);
+    }
+
+    /// Claims a backlog whose thread has ended.
+    pub(crate) fn take_over(&self) -> bool {
+        self.thread.compare_exchange(ENDED, thread_token(), SeqCst, SeqCst).is_ok()
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut VecDeque<IOEvent<C>>) -> R) -> R {
+        debug_assert!(self.is_mine());
+        // SAFETY: only this thread gets here, and `f` calls nothing that comes back.
+        f(unsafe { &mut *self.queue.get() })
+    }
+
+    /// On the reactor's thread only.
+    pub(crate) fn push(&self, event: IOEvent<C>) {
+        self.with(|queue| queue.push_back(event))
+    }
+
+    /// On the reactor's thread only.
+    pub(crate) fn pop(&self) -> Option<IOEvent<C>> {
+        self.with(VecDeque::pop_front)
+    }
+
+    /// On the reactor's thread only.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.with(|queue| queue.is_empty())
+    }
+}
+
+/// A number that no other living thread has.
+pub(crate) fn thread_token() -> usize {
+    thread_local!(static PLACE: u64 = const { 0 });
+    PLACE.with(|place| std::ptr::from_ref(place) as usize)
+}

@@ -1,0 +1,286 @@
+//! The counts behind three promises: never more than `queue_size` accepted events whose callback
+//! has not started, a drain that ends when the callbacks of all earlier events have returned, and
+//! a shutdown after which nothing is accepted.
+//!
+//! An event passes through three steps, each counted here: accepted, started (its callback is
+//! called now) and returned (its callback has returned). Nothing here knows what an event is.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::Mutex;
+
+use once_cell::sync::OnceCell;
+
+use crate::gate::{lock, Deadline, Gate};
+
+/// The bits of `Ledger::entry` below the count of accepted events.
+const EPOCH: u64 = 1;
+const CLOSED: u64 = 2;
+const ONE: u64 = 4;
+
+/// Keeps what submitters write away from what the reactor and the callback threads write.
+#[repr(align(128))]
+#[derive(Default)]
+struct Padded<T>(T);
+
+/// Why an event was not accepted.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(crate) enum Refused {
+    Full,
+    Closed,
+}
+
+/// The drain generation in which an event was accepted: 0 or 1.
+pub(crate) type Epoch = u8;
+
+#[derive(Default)]
+pub(crate) struct Ledger {
+    /// Accepted events times four, and the two bits above: one compare-and-swap decides whether
+    /// an event gets in, and to which epoch it belongs.
+    entry: Padded<AtomicU64>,
+    started: Padded<AtomicU64>,
+    returned: [AtomicU64; 2],
+    /// What `returned` has to reach for the older epoch to be over.
+    goal: [AtomicU64; 2],
+    limit: u64,
+    /// One thread does everything (a polled context): counting needs no locked instruction.
+    single: bool,
+    /// A submitter was refused room since the last [`Ledger::offer_room`].
+    short_of_room: AtomicBool,
+    room: Gate,
+    /// Called with the waiters at `room`: a reactor that takes no more until there is room.
+    on_room: OnceCell<Box<dyn Fn() + Send + Sync>>,
+    settled: Gate,
+    epochs: Mutex<Epochs>,
+}
+
+#[derive(Default)]
+struct Epochs {
+    /// How many epochs were closed. Events of the current one carry its parity.
+    closed: u64,
+    /// The accepted count when the last one was closed.
+    accepted: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new(limit: u32, single: bool) -> Self {
+        Ledger { limit: limit.into(), single, ..Default::default() }
+    }
+
+    fn add(&self, counter: &AtomicU64, n: u64) -> u64 {
+        if self.single {
+            let sum = counter.load(Relaxed) + n;
+            counter.store(sum, Relaxed);
+            sum
+        } else {
+            counter.fetch_add(n, SeqCst) + n
+        }
+    }
+
+    /// Counts an event in. `bounded` events need room; those from callbacks do not.
+    pub(crate) fn accept(&self, bounded: bool) -> Result<Epoch, Refused> {
+        let mut entry = self.entry.0.load(SeqCst);
+        loop {
+            if entry & CLOSED != 0 {
+                return Err(Refused::Closed);
+            }
+            // The second look is for room that came before anybody knew it was wanted.
+            if bounded && !self.fits(entry) && !self.has_room() {
+                return Err(Refused::Full);
+            }
+            match self.entry.0.compare_exchange_weak(entry, entry + ONE, SeqCst, Relaxed) {
+                Ok(_) => return Ok((entry & EPOCH) as Epoch),
+                Err(now) => entry = now,
+            }
+        }
+    }
+
+    /// Whether a bounded event would be accepted now; if not, `on_room` is called when it would.
+    pub(crate) fn has_room(&self) -> bool {
+        self.fits(self.entry.0.load(SeqCst)) || {
+            self.short_of_room.store(true, SeqCst);
+            self.fits(self.entry.0.load(SeqCst))
+        }
+    }
+
+    /// Sets what is called when there is room again for one who asked [`Ledger::has_room`].
+    pub(crate) fn set_on_room(&self, on_room: impl Fn() + Send + Sync + 'static) {
+        // Set once, before the context is shared.
+        let _ = self.on_room.set(Box::new(on_room));
+    }
+
+    fn fits(&self, entry: u64) -> bool {
+        // A started count newer than the entry makes the difference look negative.
+        (entry / ONE).saturating_sub(self.started.0.load(SeqCst)) < self.limit
+    }
+
+    /// Waits for room, without taking it. False where the ledger was closed.
+    pub(crate) fn wait_for_room(&self) -> bool {
+        self.room.wait_until(None, || self.is_closed() || self.has_room());
+        !self.is_closed()
+    }
+
+    /// The callback of an event is about to be called: the event no longer takes room.
+    pub(crate) fn start(&self) {
+        self.add(&self.started.0, 1);
+        // Waking for every single place costs a system call each; a quarter of the queue at once,
+        // or whatever there is when `offer_room` is called at the end of a turn.
+        if !self.single
+            && self.short_of_room.load(Relaxed)
+            && self.in_flight() <= self.limit * 3 / 4
+        {
+            self.offer_room();
+        }
+    }
+
+    /// Wakes submitters that wait where there is room. Called when no callback follows at once.
+    pub(crate) fn offer_room(&self) {
+        if self.short_of_room.load(Relaxed) && self.fits(self.entry.0.load(SeqCst)) {
+            self.short_of_room.store(false, SeqCst);
+            self.room.wake();
+            if let Some(on_room) = self.on_room.get() {
+                on_room();
+            }
+        }
+    }
+
+    /// The callback of an event of this epoch has returned. The last touch of the ledger for it.
+    pub(crate) fn finish(&self, epoch: Epoch) {
+        let epoch = usize::from(epoch);
+        let returned = self.add(&self.returned[epoch], 1);
+        if self.settled.has_waiters() && returned == self.goal[epoch].load(SeqCst) {
+            self.settled.wake();
+        }
+    }
+
+    /// No event is accepted from here on; submitters that wait are turned away. False where it
+    /// was closed before.
+    pub(crate) fn close(&self) -> bool {
+        let before = self.entry.0.fetch_or(CLOSED, SeqCst);
+        self.room.wake();
+        before & CLOSED == 0
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.entry.0.load(SeqCst) & CLOSED != 0
+    }
+
+    /// Names the moment of the call for [`Ledger::drained`].
+    pub(crate) fn drain_point(&self) -> u64 {
+        lock(&self.epochs).closed
+    }
+
+    /// Whether the callbacks of all events accepted before the drain point have returned.
+    ///
+    /// Events of the current epoch can be told apart from those of the one before, so an epoch is
+    /// closed only when its predecessor is over; a drain needs at most two of them, however much
+    /// is submitted meanwhile.
+    pub(crate) fn drained(&self, point: u64) -> bool {
+        let mut epochs = lock(&self.epochs);
+        loop {
+            let older = (epochs.closed & 1 ^ 1) as usize;
+            if self.returned[older].load(SeqCst) != self.goal[older].load(SeqCst) {
+                return false;
+            }
+            if epochs.closed > point {
+                return true;
+            }
+            let current = (epochs.closed & 1) as usize;
+            let accepted = self.entry.0.fetch_xor(EPOCH, SeqCst) / ONE;
+            let goal = self.goal[current].load(SeqCst) + (accepted - epochs.accepted);
+            self.goal[current].store(goal, SeqCst);
+            epochs.accepted = accepted;
+            epochs.closed += 1;
+        }
+    }
+
+    /// Waits until [`Ledger::drained`]; false where the deadline came first.
+    pub(crate) fn wait_drained(&self, point: u64, deadline: Deadline) -> bool {
+        self.settled.wait_until(deadline, || self.drained(point))
+    }
+
+    pub(crate) fn accepted(&self) -> u64 {
+        self.entry.0.load(SeqCst) / ONE
+    }
+
+    pub(crate) fn started(&self) -> u64 {
+        self.started.0.load(SeqCst)
+    }
+
+    /// Accepted, callback not started.
+    pub(crate) fn in_flight(&self) -> u64 {
+        let started = self.started();
+        self.accepted().saturating_sub(started)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn soon() -> Deadline {
+        Some(Instant::now() + Duration::from_millis(1))
+    }
+
+    #[test]
+    fn room_is_taken_and_given_back() {
+        let ledger = Ledger::new(2, false);
+        assert_eq!(ledger.accept(true), Ok(0));
+        assert_eq!(ledger.accept(true), Ok(0));
+        assert_eq!(ledger.accept(true), Err(Refused::Full));
+        assert_eq!(ledger.accept(false), Ok(0), "a callback is never refused for room");
+        ledger.start();
+        assert_eq!(ledger.accept(true), Err(Refused::Full));
+        ledger.start();
+        assert_eq!(ledger.accept(true), Ok(0));
+        assert_eq!(ledger.in_flight(), 2);
+    }
+
+    #[test]
+    fn a_waiter_for_room_is_woken() {
+        let ledger = Ledger::new(1, false);
+        ledger.accept(true).unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| ledger.wait_for_room());
+            ledger.start();
+            ledger.offer_room();
+            assert!(waiter.join().unwrap());
+            ledger.accept(true).unwrap();
+            let waiter = scope.spawn(|| ledger.wait_for_room());
+            assert!(ledger.close());
+            assert!(!waiter.join().unwrap(), "closing turns waiters away");
+        });
+        assert_eq!(ledger.accept(false), Err(Refused::Closed));
+        assert!(!ledger.close());
+    }
+
+    #[test]
+    fn a_drain_waits_for_what_came_before_and_nothing_later() {
+        let ledger = Ledger::new(100, false);
+        let early = ledger.accept(true).unwrap();
+        let point = ledger.drain_point();
+        assert!(!ledger.drained(point));
+        let late = ledger.accept(true).unwrap();
+        assert_ne!(early, late);
+        ledger.finish(early);
+        assert!(ledger.drained(point), "the later event does not hold the drain back");
+        let second = ledger.drain_point();
+        assert!(!ledger.wait_drained(second, soon()));
+        ledger.finish(late);
+        assert!(ledger.drained(second));
+    }
+
+    #[test]
+    fn a_drain_that_gave_up_does_not_spoil_the_next() {
+        let ledger = Ledger::new(100, false);
+        let first = ledger.accept(true).unwrap();
+        assert!(!ledger.wait_drained(ledger.drain_point(), soon()));
+        let second = ledger.accept(true).unwrap();
+        let point = ledger.drain_point();
+        assert!(!ledger.wait_drained(point, soon()));
+        ledger.finish(second);
+        assert!(!ledger.wait_drained(point, soon()), "the first is still out");
+        ledger.finish(first);
+        assert!(ledger.drained(point));
+    }
+}

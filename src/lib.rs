@@ -1,0 +1,50 @@
+//! # io_engine
+//!
+//! Asynchronous disk I/O for C and C++ databases: programs hand events to a context; one reactor
+//! per context moves them through a kernel interface and hands each back to its callback exactly
+//! once, whole.
+//!
+//! C programs use `include/io_engine.h`. From Rust, an [`IOContext`] drains a crossfire channel,
+//! or takes events by [`IOContext::submit`]:
+//!
+//! ```
+//! use io_engine::callback_worker::IOWorkers;
+//! use io_engine::tasks::{ClosureCb, IOAction, IOEvent};
+//! use io_engine::{Buffer, Driver, IOContext};
+//! use std::os::fd::AsRawFd;
+//!
+//! let file = std::fs::File::open("/proc/self/exe")?;
+//! let (events, receiver) = crossfire::mpsc::bounded_blocking(128);
+//! let context = IOContext::<ClosureCb, _>::new(16, receiver, &IOWorkers::new(1), Driver::Auto)?;
+//! let mut event = IOEvent::new(file.as_raw_fd(), Buffer::aligned(4)?, IOAction::Read, 0);
+//! let (done, wait) = crossfire::oneshot::oneshot();
+//! event.set_callback(ClosureCb(Box::new(move |event| done.send(event))));
+//! events.send(event).expect("the context lives");
+//! let mut event = wait.recv().expect("every event comes back");
+//! assert_eq!(event.get_read_result()?[1..4], *b"ELF");
+//! # drop(context);
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! Dependencies point one way: `ffi`, [`mod@context`], `reactor`, then [`callback_worker`],
+//! [`mod@driver`] and `intake`, then [`tasks`] and [`buffer`].
+
+pub mod buffer;
+pub mod callback_worker;
+pub mod context;
+pub mod driver;
+mod ffi;
+mod fork;
+mod gate;
+mod intake;
+mod ledger;
+pub mod log;
+mod reactor;
+#[cfg(test)]
+mod simulation;
+mod stats;
+pub mod tasks;
+
+pub use buffer::Buffer;
+pub use context::{Config, IOContext, Stats};
+pub use driver::Driver;

@@ -1,0 +1,474 @@
+//! The one loop: takes events in, hands their operations to a driver, continues what came back
+//! short, retries what the kernel asks to retry, and hands the rest to callbacks.
+//!
+//! What short I/O and which errno mean is decided in [`Attempt::judge`], and nowhere else.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossfire::flavor::Flavor;
+use once_cell::sync::OnceCell;
+
+use crate::callback_worker::Delivery;
+use crate::driver::{Done, Entered, Interface, Prep, Wait};
+use crate::gate::Deadline;
+use crate::intake::{clear_eventfd, write_eventfd, Backlog, Lanes};
+use crate::ledger::Ledger;
+use crate::log::{log, Level};
+use crate::stats::{Counters, Published};
+use crate::tasks::{IOAction, IOCallback, IOEvent, Op, Unfit};
+
+/// How often in a row an operation that made no progress is retried on EINTR or EAGAIN.
+const MAX_RETRIES: u32 = 100;
+
+/// How long to leave a kernel alone that takes nothing while it holds nothing of ours.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
+
+/// What a reactor shares with its submitters and its observers.
+pub(crate) struct Core<C> {
+    pub ledger: Arc<Ledger>,
+    pub backlog: Backlog<C>,
+    /// Counted by the reactor.
+    pub counters: Published,
+    /// Everything was delivered, or nobody will ask any more: the reactor's thread may end.
+    pub stop: AtomicBool,
+    /// The descriptor of `ioe_context_fd`, once it was asked for.
+    pub notify: OnceCell<OwnedFd>,
+}
+
+/// How far the engine is with the current operation of an event.
+#[derive(Default)]
+pub(crate) struct Attempt {
+    /// Bytes the operation was asked to move.
+    asked: u64,
+    retries: u32,
+    /// The operation before this one came back short.
+    short: bool,
+}
+
+/// What an operation's result means for its event.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Another operation is needed.
+    Again,
+    /// The event is complete with this result.
+    Complete(i64),
+}
+
+impl Attempt {
+    pub(crate) fn begin(&mut self, op: &Op) {
+        self.asked = op.len;
+    }
+
+    /// Judges what the kernel answered to the operation that `begin` announced.
+    pub(crate) fn judge<C>(
+        &mut self,
+        event: &mut IOEvent<C>,
+        result: i64,
+        counters: &mut Counters,
+    ) -> Verdict {
+        let action = event.action().unwrap_or(IOAction::Fsync);
+        match action {
+            // A sync that failed is never asked again: the kernel reports an error once, and the
+            // second answer would be yes while the data is gone (fsync(2)).
+            IOAction::Fsync | IOAction::Fdatasync => return Verdict::Complete(result.min(0)),
+            IOAction::Fallocate(_) if result >= 0 => return Verdict::Complete(0),
+            IOAction::Read | IOAction::Write if result > 0 => {
+                let moved = result as u64;
+                if moved > self.asked {
+                    log(Level::Error, || {
+                        format!("the kernel moved {moved} of {} bytes", self.asked)
+                    });
+                    return Verdict::Complete(-i64::from(libc::EIO));
+                }
+                match action {
+                    IOAction::Read => counters.bytes_read += moved,
+                    _ => counters.bytes_written += moved,
+                }
+                self.retries = 0;
+                self.short = moved < self.asked;
+                if event.advance(moved) {
+                    return Verdict::Complete(event.transferred() as i64);
+                }
+                counters.continued += u64::from(self.short);
+                return Verdict::Again;
+            }
+            _ => {}
+        }
+        match -result as i32 {
+            // The end of the file; a transfer of no bytes is whole as well.
+            0 if action == IOAction::Read || self.asked == 0 => {
+                Verdict::Complete(event.transferred() as i64)
+            }
+            // A write that moves nothing and fails with nothing would go on for ever.
+            0 => Verdict::Complete(-i64::from(libc::EIO)),
+            libc::EINTR | libc::EAGAIN if self.retries < MAX_RETRIES => {
+                self.retries += 1;
+                Verdict::Again
+            }
+            // A direct read comes back short only at the end of the file. Where that is not at a
+            // block boundary, going on from there is refused as misaligned (open(2), O_DIRECT).
+            libc::EINVAL if action == IOAction::Read && self.short => {
+                Verdict::Complete(event.transferred() as i64)
+            }
+            _ => Verdict::Complete(result),
+        }
+    }
+}
+
+/// An event that the reactor holds.
+struct Slot<C> {
+    event: Option<IOEvent<C>>,
+    attempt: Attempt,
+}
+
+pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
+    interface: I,
+    slots: Vec<Slot<C>>,
+    free: Vec<u32>,
+    /// Slots whose operation has to be issued.
+    issue: VecDeque<u32>,
+    done: Vec<Done>,
+    /// Completed events whose callbacks come next.
+    ready: VecDeque<IOEvent<C>>,
+    /// `None` in a polled context.
+    lanes: Option<Lanes<C, Q>>,
+    delivery: Delivery<C>,
+    /// Operations prepared and not done.
+    pending: usize,
+    /// The source that `take` asks first: 0 backlog, 1 inner lane, 2 outer lane.
+    source: u8,
+    /// Operations lately completed while they were submitted (the page cache): look for
+    /// completions before paying for a sleep.
+    eager: bool,
+    /// The kernel took nothing the last time.
+    refused: bool,
+    notifying: bool,
+    counters: Counters,
+}
+
+impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q> {
+    pub(crate) fn new(
+        interface: I,
+        depth: u32,
+        lanes: Option<Lanes<C, Q>>,
+        delivery: Delivery<C>,
+    ) -> Self {
+        let slot = |_| Slot { event: None, attempt: Attempt::default() };
+        Reactor {
+            interface,
+            slots: (0..depth).map(slot).collect(),
+            free: (0..depth).rev().collect(),
+            issue: VecDeque::with_capacity(depth as usize),
+            done: Vec::with_capacity(depth as usize),
+            ready: VecDeque::with_capacity(depth as usize),
+            lanes,
+            delivery,
+            pending: 0,
+            source: 0,
+            eager: false,
+            refused: false,
+            notifying: false,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes in what waits, as long as slots are free. The sources take turns, so that none of
+    /// them starves, whatever the others bring.
+    fn take(&mut self, core: &Core<C>) {
+        let sources = if self.lanes.is_some() { 3 } else { 1 };
+        let mut empty = 0;
+        while !self.free.is_empty() && empty < sources {
+            let source = self.source % sources;
+            self.source = source + 1;
+            let share = self.free.len().div_ceil(sources.into());
+            let taken = (0..share).take_while(|_| self.take_from(core, source)).count();
+            empty = if taken == 0 { empty + 1 } else { 0 };
+        }
+    }
+
+    fn take_from(&mut self, core: &Core<C>, source: u8) -> bool {
+        let event = match (source, &mut self.lanes) {
+            (0, _) => core.backlog.pop(),
+            (1, Some(lanes)) => lanes.take_inner(),
+            (_, Some(lanes)) if lanes.foreign && !core.ledger.has_room() => None,
+            (_, Some(lanes)) => {
+                let event = lanes.take_outer();
+                match lanes.foreign {
+                    true => event.map(|event| admit(&core.ledger, event)),
+                    false => event,
+                }
+            }
+            (_, None) => None,
+        };
+        event.map(|event| self.hold(event)).is_some()
+    }
+
+    /// Puts an event into a free slot.
+    fn hold(&mut self, event: IOEvent<C>) {
+        if event.is_done() {
+            // A foreign event that could not be launched.
+            self.ready.push_back(event);
+            return;
+        }
+        let Some(slot) = self.free.pop() else { unreachable!("taken only while a slot is free") };
+        self.slots[slot as usize] = Slot { event: Some(event), attempt: Attempt::default() };
+        self.issue.push_back(slot);
+    }
+
+    /// Hands operations to the interface until it is full.
+    fn issue(&mut self) {
+        while let Some(&number) = self.issue.front() {
+            let slot = &mut self.slots[number as usize];
+            let Some(event) = &slot.event else { unreachable!("issued without an event") };
+            let op = event.next_op();
+            slot.attempt.begin(&op);
+            match self.interface.prep(number, &op) {
+                Prep::Queued => {
+                    self.pending += 1;
+                    self.counters.operations += 1;
+                }
+                Prep::Full => return,
+                // Until there is a pool to send it to.
+                Prep::Unsupported => {
+                    let result = -i64::from(libc::EOPNOTSUPP);
+                    self.complete(number, result);
+                }
+            }
+            self.issue.pop_front();
+        }
+    }
+
+    fn complete(&mut self, number: u32, result: i64) {
+        let Some(event) = self.slots[number as usize].event.take() else { return };
+        self.counters.failed += u64::from(result < 0);
+        event.complete(result);
+        self.ready.push_back(event);
+        self.free.push(number);
+    }
+
+    /// Operations that the kernel holds.
+    fn in_kernel(&self) -> usize {
+        self.pending - self.interface.queued()
+    }
+
+    /// Nothing is left to do but callbacks.
+    fn is_idle(&self, core: &Core<C>) -> bool {
+        self.pending == 0 && self.issue.is_empty() && core.backlog.is_empty()
+    }
+
+    /// Issues, enters the kernel once at most, and settles what completed.
+    fn turn(&mut self, core: &Core<C>, wait: Wait) -> Entered {
+        self.issue();
+        let wait = match wait {
+            // The kernel was full: no sleep before the rest is handed over.
+            _ if !self.issue.is_empty() => Wait::No,
+            Wait::For(..) if self.refused && self.in_kernel() == 0 => {
+                std::thread::sleep(REFUSED_PAUSE);
+                Wait::No
+            }
+            wait => wait,
+        };
+        // What was refused is offered again after a completion, if one can come.
+        let submit = !self.refused || self.in_kernel() == 0;
+        let submitted = if submit { self.interface.queued() } else { 0 };
+        let entered = match (self.pending, wait) {
+            // Nothing to submit and nothing to wait for.
+            (0, Wait::No) => Entered::Fine,
+            _ => self.interface.enter(submit, wait, &mut self.done),
+        };
+        if submitted > 0 {
+            self.eager = match wait {
+                Wait::No => !self.done.is_empty(),
+                Wait::For(..) => self.done.len() > 1 && self.done.len() >= submitted,
+            };
+        }
+        self.refused = match entered {
+            Entered::Refused(errno) => {
+                if !self.refused {
+                    let error = io::Error::from_raw_os_error(errno);
+                    log(Level::Warn, || format!("submission refused, trying again: {error}"));
+                }
+                true
+            }
+            _ => false,
+        };
+        self.settle();
+        self.counters.system_calls = self.interface.system_calls();
+        core.counters.set(&self.counters);
+        entered
+    }
+
+    /// Judges everything that is done.
+    fn settle(&mut self) {
+        let mut done = std::mem::take(&mut self.done);
+        for Done { slot: number, result } in done.drain(..) {
+            self.pending -= 1;
+            let slot = &mut self.slots[number as usize];
+            let Some(event) = &mut slot.event else { unreachable!("done without an event") };
+            match slot.attempt.judge(event, result, &mut self.counters) {
+                Verdict::Again => self.issue.push_back(number),
+                Verdict::Complete(result) => self.complete(number, result),
+            }
+        }
+        self.done = done;
+    }
+
+    fn deliver(&mut self, core: &Core<C>) -> u32 {
+        self.delivery.deliver(&core.ledger, &mut self.ready)
+    }
+
+    /// The life of a context's own thread: until it is told to stop, or the foreign lane ends.
+    pub(crate) fn run(mut self, core: &Core<C>) {
+        core.backlog.claim();
+        while let Some(wait) = self.next_wait(core) {
+            self.turn(core, wait);
+            if let Some(lanes) = &self.lanes {
+                lanes.awake();
+            }
+            self.deliver(core);
+            core.ledger.offer_room();
+        }
+    }
+
+    /// Takes events in and says how the next turn may wait; `None` at the end.
+    fn next_wait(&mut self, core: &Core<C>) -> Option<Wait> {
+        self.take(core);
+        if !self.ready.is_empty() || !self.issue.is_empty() && self.eager {
+            return Some(Wait::No);
+        }
+        if self.free.is_empty() {
+            return Some(Wait::For(1, None));
+        }
+        let lanes = self.lanes.as_mut()?;
+        let foreign = lanes.foreign;
+        if let Some((event, outer)) = lanes.arm(|| !foreign || core.ledger.has_room()) {
+            let event = if outer && foreign { admit(&core.ledger, event) } else { event };
+            self.hold(event);
+            return Some(Wait::No);
+        }
+        let over = core.stop.load(SeqCst) || lanes.ended();
+        (!over || !self.is_idle(core)).then_some(Wait::For(1, None))
+    }
+}
+
+/// Counts in an event that its submitter put straight into a channel. One that cannot run comes
+/// back completed, so that its callback hears of it.
+fn admit<C>(ledger: &Ledger, mut event: IOEvent<C>) -> IOEvent<C> {
+    let launched = event.launch();
+    // The reactor asked for room before, and closes a ledger only after its lane.
+    let epoch = ledger.accept(false).unwrap_or_default();
+    event.set_owner(ledger, epoch);
+    if let Err(Unfit::InFlight | Unfit::Unprepared | Unfit::Whole) = launched {
+        event.complete(-i64::from(libc::EINVAL));
+    }
+    event
+}
+
+/// What a polled context needs of its reactor, whatever the driver.
+pub(crate) trait Polled<C> {
+    /// Called once on the owner's thread.
+    fn start(&mut self, core: &Core<C>) -> io::Result<()>;
+    /// Submits what is queued and runs callbacks until there were `min`, or nothing is in flight,
+    /// or the deadline or a signal came. How many ran.
+    fn poll(&mut self, core: &Core<C>, min: u32, deadline: Deadline) -> (u32, PollEnd);
+    /// Finishes all I/O, without callbacks.
+    fn finish(&mut self, core: &Core<C>);
+    /// Lets go of all events without touching them: they are the parent's, in a forked child.
+    fn forget_events(&mut self, core: &Core<C>);
+    /// Starts writing the descriptor of `Core::notify`, if there is one.
+    fn sync_notify(&mut self, core: &Core<C>) -> io::Result<()>;
+}
+
+/// Why a poll returned.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(crate) enum PollEnd {
+    Satisfied,
+    TimedOut,
+    Signal,
+}
+
+impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Reactor<C, I, Q> {
+    fn start(&mut self, core: &Core<C>) -> io::Result<()> {
+        self.interface.start()?;
+        self.sync_notify(core)
+    }
+
+    fn poll(&mut self, core: &Core<C>, min: u32, deadline: Deadline) -> (u32, PollEnd) {
+        let min = core.ledger.in_flight().min(min.into()) as u32;
+        let mut ran = 0;
+        let end = loop {
+            self.take(core);
+            let missing = min.saturating_sub(ran + self.ready.len() as u32);
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let wait = match missing.min(self.pending as u32 + self.issue.len() as u32) {
+                0 => Wait::No,
+                // An IOPOLL ring looks for completions without a time limit of its own.
+                _ if self.interface.must_poll() && left.is_some() => Wait::No,
+                _ if left == Some(Duration::ZERO) => Wait::No,
+                missing => Wait::For(missing, left),
+            };
+            let entered = self.turn(core, wait);
+            ran += self.deliver(core);
+            if ran >= min || core.ledger.in_flight() == 0 {
+                break PollEnd::Satisfied;
+            }
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                break PollEnd::TimedOut;
+            }
+            if entered == Entered::Interrupted && wait != Wait::No {
+                break PollEnd::Signal;
+            }
+        };
+        if !core.backlog.is_empty() {
+            self.take(core);
+            self.turn(core, Wait::No);
+        }
+        self.renew_notice(core);
+        (ran, end)
+    }
+
+    fn finish(&mut self, core: &Core<C>) {
+        loop {
+            self.take(core);
+            if self.is_idle(core) {
+                return;
+            }
+            self.turn(core, Wait::For(1, None));
+        }
+    }
+
+    fn forget_events(&mut self, core: &Core<C>) {
+        let held = self.slots.iter_mut().filter_map(|slot| slot.event.take());
+        held.chain(self.ready.drain(..)).for_each(std::mem::forget);
+        while let Some(event) = core.backlog.pop() {
+            std::mem::forget(event);
+        }
+    }
+
+    fn sync_notify(&mut self, core: &Core<C>) -> io::Result<()> {
+        let Some(fd) = core.notify.get().filter(|_| !self.notifying) else { return Ok(()) };
+        self.interface.notify(fd.as_raw_fd())?;
+        self.notifying = true;
+        self.renew_notice(core);
+        Ok(())
+    }
+}
+
+impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q> {
+    /// Makes the notification descriptor readable if there is something to poll for, and only
+    /// then: cleared first and looked at after, so that nothing is missed in between.
+    fn renew_notice(&mut self, core: &Core<C>) {
+        let Some(fd) = core.notify.get().filter(|_| self.notifying) else { return };
+        clear_eventfd(fd.as_raw_fd());
+        let stuck = self.interface.queued() > 0 || !self.issue.is_empty();
+        let hidden = self.interface.must_poll() && self.pending > 0;
+        if stuck || hidden || !self.ready.is_empty() || self.interface.has_news() {
+            write_eventfd(fd.as_raw_fd());
+        }
+    }
+}

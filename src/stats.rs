@@ -1,0 +1,51 @@
+//! Counters of a context, and how others read them while they are counted.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// What was counted so far.
+        #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+        pub(crate) struct Counters { $($(#[$doc])* pub $name: u64),* }
+
+        /// The same, where other threads can read it.
+        #[derive(Default)]
+        pub(crate) struct Published { $($name: AtomicU64),* }
+
+        impl Published {
+            /// By the only thread that counts.
+            pub(crate) fn set(&self, counters: &Counters) {
+                $(self.$name.store(counters.$name, Relaxed);)*
+            }
+
+            /// By any of several threads that count.
+            pub(crate) fn add(&self, counters: &Counters) {
+                $(self.$name.fetch_add(counters.$name, Relaxed);)*
+            }
+
+            pub(crate) fn read(&self) -> Counters {
+                Counters { $($name: self.$name.load(Relaxed)),* }
+            }
+        }
+
+        impl std::ops::Add for Counters {
+            type Output = Counters;
+            fn add(self, other: Counters) -> Counters {
+                Counters { $($name: self.$name + other.$name),* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Events whose result is an errno.
+    failed,
+    bytes_read,
+    bytes_written,
+    /// Operations handed to the kernel.
+    operations,
+    /// System calls made for them.
+    system_calls,
+    /// Operations issued for the rest of a short one.
+    continued,
+}

@@ -1,0 +1,481 @@
+//! What the engine moves: an event, its action, its callback, and how far its transfer has come.
+//!
+//! An event belongs to the caller, except between its submission and the start of its callback.
+//! In that time the engine owns everything but the words that getters may read from any thread,
+//! which are atomics.
+
+use std::cell::UnsafeCell;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{
+    AtomicI64, AtomicU64, AtomicU8,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use crate::buffer::Buffer;
+use crate::ledger::{Epoch, Ledger};
+
+/// The result of an event that has not completed.
+pub const PENDING: i64 = i64::MIN;
+
+/// The most bytes one kernel operation is asked to move. Below the kernel's own limit of
+/// 0x7ffff000 bytes (read(2)), and a multiple of every block size, so that a direct transfer goes
+/// on at an aligned offset.
+pub(crate) const MAX_CHUNK: u64 = 1 << 30;
+
+/// The most segments of a vectored transfer (IOV_MAX of limits.h on Linux).
+pub const MAX_SEGMENTS: usize = 1024;
+
+/// What an event asks of the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IOAction {
+    /// Read from the file into the buffer.
+    Read,
+    /// Write the buffer to the file.
+    Write,
+    /// Make the file's data and metadata durable (fsync(2)).
+    Fsync,
+    /// Make the file's data durable (fdatasync(2)).
+    Fdatasync,
+    /// Allocate or free space; the mode is that of fallocate(2).
+    Fallocate(i32),
+}
+
+impl IOAction {
+    /// Whether bytes move between memory and the file.
+    pub fn is_transfer(self) -> bool {
+        matches!(self, IOAction::Read | IOAction::Write)
+    }
+}
+
+/// What happens with a completed event. Implement it for a struct to carry state without an
+/// allocation, for an enum to have several kinds, or use [`ClosureCb`].
+pub trait IOCallback: Sized + Send + 'static {
+    /// Called exactly once for every accepted event. The event is the receiver's again.
+    ///
+    /// A panic in here is caught and logged; the engine goes on.
+    fn call(self, event: IOEvent<Self>);
+}
+
+/// A callback around a closure.
+pub struct ClosureCb(pub Box<dyn FnOnce(IOEvent<ClosureCb>) + Send>);
+
+impl IOCallback for ClosureCb {
+    fn call(self, event: IOEvent<Self>) {
+        (self.0)(event)
+    }
+}
+
+/// One operation as a driver sees it: a plain value. The reactor keeps what the pointer refers to
+/// valid until the operation has completed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Op {
+    pub action: IOAction,
+    pub fd: RawFd,
+    pub offset: u64,
+    /// Bytes to move, or the length of a fallocate; 0 for a sync.
+    pub len: u64,
+    pub memory: Memory,
+}
+
+/// Where the bytes of an operation lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Memory {
+    None,
+    Plain(*mut u8),
+    Segments(*const libc::iovec, u32),
+}
+
+const UNPREPARED: u8 = 0;
+const OWNED: u8 = 1;
+const IN_FLIGHT: u8 = 2;
+
+/// Why an event cannot be submitted, prepared or freed now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unfit {
+    InFlight,
+    Unprepared,
+    Whole,
+}
+
+struct Inner<C> {
+    state: AtomicU8,
+    /// Bytes that got through since the event was prepared.
+    transferred: AtomicU64,
+    result: AtomicI64,
+    has_callback: UnsafeCell<bool>,
+    callback: UnsafeCell<MaybeUninit<C>>,
+    setup: Setup,
+    progress: UnsafeCell<Progress>,
+    buffer: Option<Buffer>,
+}
+
+/// What a prep call sets; nobody changes it while the event is in flight.
+struct Setup {
+    action: IOAction,
+    fd: RawFd,
+    offset: u64,
+    len: u64,
+    memory: *mut u8,
+}
+
+/// What only the engine touches while the event is in flight.
+struct Progress {
+    /// The segments of a vectored transfer. Those before `next` are done; the one at `next` is
+    /// shortened by what was done of it.
+    segments: Vec<libc::iovec>,
+    next: usize,
+    owner: *const Ledger,
+    epoch: Epoch,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress { segments: Vec::new(), next: 0, owner: std::ptr::null(), epoch: 0 }
+    }
+}
+
+/// A single I/O request. It lives on the heap and moves as one pointer, through every queue.
+pub struct IOEvent<C> {
+    inner: NonNull<Inner<C>>,
+}
+
+// SAFETY: an event is moved between threads, never used by two at once, except for its atomics;
+// what it carries (callback, buffer) is Send. Raw pointers in it are the caller's promise.
+unsafe impl<C: Send> Send for IOEvent<C> {}
+
+impl<C> IOEvent<C> {
+    /// An event that moves the buffer's whole length, or syncs, or allocates the length of the
+    /// buffer. Without a callback it cannot be submitted.
+    ///
+    /// # Panics
+    /// Where memory for the event itself is short.
+    pub fn new(fd: RawFd, buffer: Buffer, action: IOAction, offset: u64) -> Self {
+        let mut event = Self::try_unprepared().expect("memory for an event");
+        let memory = buffer.as_ptr();
+        let len = buffer.len() as u64;
+        event.inner_mut().buffer = Some(buffer);
+        event.prepare(action, fd, memory, len, offset);
+        event
+    }
+
+    /// An event that cannot be submitted yet; `None` where memory is short.
+    pub(crate) fn try_unprepared() -> Option<Self> {
+        let layout = std::alloc::Layout::new::<Inner<C>>();
+        // SAFETY: the layout is not empty; the memory is filled before anybody sees it, and
+        // `drop` returns it as the box it is.
+        unsafe {
+            let inner = NonNull::new(std::alloc::alloc(layout).cast::<Inner<C>>())?;
+            inner.write(Inner {
+                state: AtomicU8::new(UNPREPARED),
+                transferred: AtomicU64::new(0),
+                result: AtomicI64::new(PENDING),
+                has_callback: UnsafeCell::new(false),
+                callback: UnsafeCell::new(MaybeUninit::uninit()),
+                setup: Setup {
+                    action: IOAction::Fsync,
+                    fd: -1,
+                    offset: 0,
+                    len: 0,
+                    memory: std::ptr::null_mut(),
+                },
+                progress: UnsafeCell::default(),
+                buffer: None,
+            });
+            Some(IOEvent { inner })
+        }
+    }
+
+    fn inner(&self) -> &Inner<C> {
+        // SAFETY: the pointer is valid from `unprepared` to `drop`. Fields that change while
+        // others look are atomics or in an UnsafeCell.
+        unsafe { self.inner.as_ref() }
+    }
+
+    fn inner_mut(&mut self) -> &mut Inner<C> {
+        // SAFETY: as in `inner`; the caller owns the event, so nobody else refers to it.
+        unsafe { self.inner.as_mut() }
+    }
+
+    /// Gives up ownership; the pointer stands for the event in the C interface.
+    pub(crate) fn into_raw(self) -> *mut () {
+        let raw = self.inner.as_ptr().cast();
+        std::mem::forget(self);
+        raw
+    }
+
+    /// The event behind a pointer of [`IOEvent::into_raw`]; must not be dropped twice.
+    ///
+    /// # Safety
+    /// The pointer came from `into_raw` of the same type and was not freed since.
+    pub(crate) unsafe fn from_raw(raw: NonNull<()>) -> Self {
+        IOEvent { inner: raw.cast() }
+    }
+
+    /// Describes the request. The event must be owned by the caller (see [`IOEvent::fit`]).
+    pub(crate) fn prepare(
+        &mut self,
+        action: IOAction,
+        fd: RawFd,
+        memory: *mut u8,
+        len: u64,
+        offset: u64,
+    ) {
+        let inner = self.inner_mut();
+        inner.setup = Setup { action, fd, offset, len, memory };
+        let progress = inner.progress.get_mut();
+        progress.segments.clear();
+        progress.next = 0;
+        inner.transferred.store(0, Relaxed);
+        inner.result.store(PENDING, Relaxed);
+        inner.state.store(OWNED, Release);
+    }
+
+    /// Takes memory for a vectored transfer of `count` segments; false where it is short.
+    pub(crate) fn reserve_segments(&mut self, count: usize) -> bool {
+        let segments = &mut self.inner_mut().progress.get_mut().segments;
+        segments.try_reserve(count.saturating_sub(segments.len())).is_ok()
+    }
+
+    /// Makes a prepared transfer a vectored one over a copy of `segments`.
+    pub(crate) fn set_segments(&mut self, segments: &[libc::iovec]) {
+        self.inner_mut().progress.get_mut().segments.extend_from_slice(segments);
+        // Leading empty segments are done: an operation of 0 bytes would look like end of file.
+        self.advance(0);
+    }
+
+    /// Sets what is called when the event completes.
+    pub fn set_callback(&mut self, callback: C) {
+        let inner = self.inner_mut();
+        if std::mem::replace(inner.has_callback.get_mut(), true) {
+            // SAFETY: the flag said that the slot is filled; it is refilled below.
+            unsafe { inner.callback.get_mut().assume_init_drop() }
+        }
+        inner.callback.get_mut().write(callback);
+    }
+
+    /// Whether a callback is set.
+    pub(crate) fn has_callback(&self) -> bool {
+        // SAFETY: written only by the event's owner, who alone asks.
+        unsafe { *self.inner().has_callback.get() }
+    }
+
+    /// Takes the callback out. What it held stays readable for [`IOEvent::peek_callback`].
+    pub(crate) fn take_callback(&mut self) -> Option<C> {
+        let inner = self.inner();
+        // SAFETY: the flag is touched by whoever holds the event; it says that the slot is
+        // filled, and afterwards that it is not.
+        unsafe {
+            let filled = std::mem::replace(&mut *inner.has_callback.get(), false);
+            filled.then(|| (*inner.callback.get()).assume_init_read())
+        }
+    }
+
+    /// Whether the event has completed. Grants no ownership.
+    pub fn is_done(&self) -> bool {
+        self.result() != PENDING
+    }
+
+    /// Bytes transferred since the event was prepared (0 for a sync or an allocation), a negated
+    /// errno, or [`PENDING`].
+    pub fn result(&self) -> i64 {
+        self.inner().result.load(Acquire)
+    }
+
+    /// Bytes that got through, also when the result is an error.
+    pub fn transferred(&self) -> u64 {
+        self.inner().transferred.load(Acquire)
+    }
+
+    /// The action; `None` before the first prep.
+    pub fn action(&self) -> Option<IOAction> {
+        let prepared = self.inner().state.load(Acquire) != UNPREPARED;
+        prepared.then_some(self.inner().setup.action)
+    }
+
+    /// The descriptor; -1 before the first prep.
+    pub fn fd(&self) -> RawFd {
+        self.inner().setup.fd
+    }
+
+    /// The file offset where the whole request begins, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.inner().setup.offset
+    }
+
+    /// The length of the whole request in bytes.
+    pub fn get_size(&self) -> u64 {
+        self.inner().setup.len
+    }
+
+    /// The memory of the request, or of its first segment.
+    pub(crate) fn memory(&self) -> *mut u8 {
+        self.inner().setup.memory
+    }
+
+    /// How a write ended: the bytes written, always the full length, or the error.
+    pub fn get_write_result(&self) -> io::Result<u64> {
+        match self.result() {
+            PENDING => Err(io::Error::from_raw_os_error(libc::EINPROGRESS)),
+            result if result < 0 => Err(io::Error::from_raw_os_error(-result as i32)),
+            result => Ok(result as u64),
+        }
+    }
+
+    /// Takes out the buffer of a read, cut to the bytes that were read: fewer than asked for only
+    /// where the file ended. A second call fails with `EINVAL`.
+    pub fn get_read_result(&mut self) -> io::Result<Buffer> {
+        let len = self.get_write_result()?;
+        let buffer = self.inner_mut().buffer.take();
+        let mut buffer = buffer.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        buffer.truncate(len as usize);
+        // The memory is gone: the event needs a new prep.
+        self.inner_mut().state.store(UNPREPARED, Release);
+        Ok(buffer)
+    }
+
+    /// Whether the caller may prepare, free or submit the event.
+    pub(crate) fn fit(&self) -> Result<(), Unfit> {
+        let inner = self.inner();
+        match inner.state.load(Acquire) {
+            IN_FLIGHT => Err(Unfit::InFlight),
+            UNPREPARED => Err(Unfit::Unprepared),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the event from its caller for one run, whoever else tries at the same time. One that
+    /// completed short or with an error goes on where it stopped; a whole one is refused.
+    ///
+    /// Returns the earlier result, for [`IOEvent::abort_launch`].
+    pub(crate) fn launch(&self) -> Result<i64, Unfit> {
+        let inner = self.inner();
+        self.fit()?;
+        let result = inner.result.load(Acquire);
+        let whole = match inner.setup.action.is_transfer() {
+            true => result >= 0 && result as u64 == inner.setup.len,
+            false => result >= 0,
+        };
+        if whole {
+            return Err(Unfit::Whole);
+        }
+        let swapped = inner.state.compare_exchange(OWNED, IN_FLIGHT, Acquire, Relaxed);
+        swapped.map_err(|_| Unfit::InFlight)?;
+        inner.result.store(PENDING, Release);
+        Ok(result)
+    }
+
+    /// Gives a launched event back as it was: it was not accepted after all.
+    pub(crate) fn abort_launch(&self, result: i64) {
+        self.complete(result);
+        self.release();
+    }
+
+    /// Remembers the ledger that counted the event in. It outlives the event's flight.
+    pub(crate) fn set_owner(&mut self, ledger: *const Ledger, epoch: Epoch) {
+        // SAFETY: the engine holds the event, and it alone touches the progress.
+        let progress = unsafe { &mut *self.inner().progress.get() };
+        progress.owner = ledger;
+        progress.epoch = epoch;
+    }
+
+    /// The ledger that counted the event in, and the epoch it gave.
+    pub(crate) fn owner(&self) -> (*const Ledger, Epoch) {
+        // SAFETY: the engine holds the event, and it alone touches the progress.
+        let progress = unsafe { &*self.inner().progress.get() };
+        (progress.owner, progress.epoch)
+    }
+
+    /// The next operation of a launched event: all that is left of it, as far as one operation
+    /// may reach.
+    pub(crate) fn next_op(&self) -> Op {
+        let Setup { action, fd, offset, len, memory } = self.inner().setup;
+        if !action.is_transfer() {
+            return Op { action, fd, offset, len, memory: Memory::None };
+        }
+        let done = self.inner().transferred.load(Relaxed);
+        let offset = offset + done;
+        // SAFETY: the engine holds the event, and it alone touches the progress.
+        let progress = unsafe { &*self.inner().progress.get() };
+        let rest = &progress.segments[progress.next..];
+        if progress.segments.is_empty() {
+            let len = (len - done).min(MAX_CHUNK);
+            // Stays inside the caller's buffer: `done` never exceeds its length.
+            let memory = Memory::Plain(memory.wrapping_add(done as usize));
+            return Op { action, fd, offset, len, memory };
+        }
+        // As many whole segments as fit; a segment too large by itself goes alone, in parts.
+        let mut bytes = 0;
+        let fitting = rest.iter().take_while(|segment| {
+            bytes += segment.iov_len as u64;
+            bytes <= MAX_CHUNK
+        });
+        let count = fitting.count();
+        match rest {
+            [] => Op { action, fd, offset, len: 0, memory: Memory::Plain(memory) },
+            [first, ..] if count <= 1 => {
+                let len = (first.iov_len as u64).min(MAX_CHUNK);
+                Op { action, fd, offset, len, memory: Memory::Plain(first.iov_base.cast()) }
+            }
+            _ => {
+                let len = rest[..count].iter().map(|segment| segment.iov_len as u64).sum();
+                let memory = Memory::Segments(rest.as_ptr(), count as u32);
+                Op { action, fd, offset, len, memory }
+            }
+        }
+    }
+
+    /// Moves the transfer on by `bytes` of its current operation. True where nothing is left.
+    pub(crate) fn advance(&mut self, bytes: u64) -> bool {
+        let inner = self.inner();
+        let done = inner.transferred.load(Relaxed) + bytes;
+        inner.transferred.store(done, Release);
+        // SAFETY: whoever holds the event, and nobody else, touches the progress.
+        let Progress { segments, next, .. } = unsafe { &mut *inner.progress.get() };
+        let mut left = bytes as usize;
+        while let Some(segment) = segments.get_mut(*next) {
+            if left < segment.iov_len {
+                segment.iov_base = segment.iov_base.cast::<u8>().wrapping_add(left).cast();
+                segment.iov_len -= left;
+                break;
+            }
+            left -= segment.iov_len;
+            *next += 1;
+        }
+        done == inner.setup.len
+    }
+
+    /// Sets the result. The event is still in flight until its callback starts.
+    pub(crate) fn complete(&self, result: i64) {
+        self.inner().result.store(result, Release);
+    }
+
+    /// The event is the caller's again: its callback starts now.
+    pub(crate) fn release(&self) {
+        self.inner().state.store(OWNED, Release);
+    }
+}
+
+impl<C: Copy> IOEvent<C> {
+    /// Where the callback lies, whether or not it was taken. The slot is written only by
+    /// `set_callback`, thus never while the event is in flight.
+    pub(crate) fn callback_slot(&self) -> *const C {
+        self.inner().callback.get().cast()
+    }
+
+    /// Puts back a callback that was taken: it is still in its slot.
+    pub(crate) fn restore_callback(&mut self) {
+        // SAFETY: the flag is touched by whoever holds the event.
+        unsafe { *self.inner().has_callback.get() = true }
+    }
+}
+
+impl<C> Drop for IOEvent<C> {
+    fn drop(&mut self) {
+        drop(self.take_callback());
+        // SAFETY: the owner drops the event, so nobody else refers to it; it came from a Box.
+        drop(unsafe { Box::from_raw(self.inner.as_ptr()) });
+    }
+}

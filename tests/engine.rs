@@ -1,0 +1,248 @@
+//! The Rust interface on real files: callbacks of every kind, shared workers, both kinds of
+//! context, and their ends.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{channel, Sender};
+use std::sync::Arc;
+
+use io_engine::callback_worker::IOWorkers;
+use io_engine::tasks::{ClosureCb, IOAction, IOCallback, IOEvent};
+use io_engine::{Buffer, Config, Driver, IOContext};
+
+/// A file without a name.
+fn temp_file() -> File {
+    let path = std::env::temp_dir().join(format!(
+        "io_engine.{}.{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    let options = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+    std::fs::remove_file(&path).unwrap();
+    options.unwrap()
+}
+
+fn filled(len: usize, byte: u8) -> Buffer {
+    let mut buffer = Buffer::aligned(len).unwrap();
+    buffer.fill(byte);
+    buffer
+}
+
+/// State without an allocation: a struct of the user's.
+struct Report {
+    id: usize,
+    to: Sender<(usize, IOEvent<Report>)>,
+}
+
+impl IOCallback for Report {
+    fn call(self, event: IOEvent<Self>) {
+        self.to.clone().send((self.id, event)).unwrap();
+    }
+}
+
+#[test]
+fn a_struct_is_a_callback() {
+    let file = temp_file();
+    let (to, reports) = channel();
+    let (events, receiver) = crossfire::mpsc::bounded_blocking(4);
+    let context = IOContext::new(2, receiver, &IOWorkers::new(1), Driver::Uring).unwrap();
+    for id in 0..20 {
+        let mut event =
+            IOEvent::new(file.as_raw_fd(), filled(512, id as u8), IOAction::Write, 512 * id as u64);
+        event.set_callback(Report { id, to: to.clone() });
+        events.send(event).unwrap();
+    }
+    let mut seen: Vec<usize> = (0..20)
+        .map(|_| {
+            let (id, event) = reports.recv().unwrap();
+            assert_eq!(event.get_write_result().unwrap(), 512);
+            id
+        })
+        .collect();
+    seen.sort_unstable();
+    assert!(seen.into_iter().eq(0..20));
+    drop(context);
+    let mut text = Vec::new();
+    (&file).seek(SeekFrom::Start(0)).unwrap();
+    (&file).read_to_end(&mut text).unwrap();
+    assert!(text.chunks(512).zip(0u8..).all(|(block, id)| block.iter().all(|byte| *byte == id)));
+}
+
+/// Several kinds of callback in one context: an enum of the user's.
+enum Kind {
+    Count(Arc<AtomicUsize>),
+    Send(Sender<i64>),
+}
+
+impl IOCallback for Kind {
+    fn call(self, event: IOEvent<Self>) {
+        match self {
+            Kind::Count(counter) => drop(counter.fetch_add(event.get_size() as usize, SeqCst)),
+            Kind::Send(sender) => sender.send(event.result()).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn an_enum_is_a_callback_and_workers_serve_several_contexts() {
+    let file = temp_file();
+    let fd = file.as_raw_fd();
+    let workers = IOWorkers::new(2);
+    let counter = Arc::new(AtomicUsize::new(0));
+    let (sender, results) = channel();
+    let contexts: Vec<_> =
+        (0..3).map(|_| IOContext::with_config(Config::default(), &workers).unwrap()).collect();
+    for (context, number) in contexts.iter().zip(0..) {
+        for kind in [Kind::Count(counter.clone()), Kind::Send(sender.clone())] {
+            let mut event = IOEvent::new(fd, filled(100, 1), IOAction::Write, number * 100);
+            event.set_callback(kind);
+            assert!(context.submit(event).is_ok());
+        }
+    }
+    drop(workers);
+    for context in &contexts {
+        context.drain(-1).unwrap();
+    }
+    assert_eq!(counter.load(SeqCst), 300);
+    assert_eq!(results.try_iter().collect::<Vec<_>>(), [100, 100, 100]);
+}
+
+#[test]
+fn dropping_the_sender_ends_the_context_cleanly() {
+    for threads in [0, 1] {
+        let file = temp_file();
+        let (events, receiver) = crossfire::mpsc::bounded_blocking(1000);
+        let counter = Arc::new(AtomicUsize::new(0));
+        let workers = IOWorkers::<ClosureCb>::new(threads);
+        let context = IOContext::new(8, receiver, &workers, Driver::Auto).unwrap();
+        for number in 0..1000 {
+            let mut event =
+                IOEvent::new(file.as_raw_fd(), filled(8, 7), IOAction::Write, number * 8);
+            let counter = counter.clone();
+            event.set_callback(ClosureCb(Box::new(move |event| {
+                assert_eq!(event.result(), 8);
+                counter.fetch_add(1, SeqCst);
+            })));
+            events.send(event).unwrap();
+        }
+        drop(events);
+        drop(context);
+        assert_eq!(counter.load(SeqCst), 1000, "{threads} workers");
+    }
+}
+
+#[test]
+fn a_slow_callback_holds_a_foreign_channel_back() {
+    let file = temp_file();
+    let (release, held) = crossfire::mpmc::bounded_blocking::<()>(5000);
+    let (events, receiver) = crossfire::mpsc::bounded_blocking(1);
+    let context = IOContext::new(4, receiver, &IOWorkers::new(1), Driver::Auto).unwrap();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let fd = file.as_raw_fd();
+    let submitter = std::thread::spawn({
+        let sent = sent.clone();
+        move || {
+            for _ in 0..4000 {
+                let held = held.clone();
+                let mut event = IOEvent::new(fd, filled(8, 7), IOAction::Write, 0);
+                event.set_callback(ClosureCb(Box::new(move |_| held.recv().unwrap())));
+                events.send(event).unwrap();
+                sent.fetch_add(1, SeqCst);
+            }
+        }
+    });
+    // One callback waits, 1024 are accepted, one is in the channel and one in the submitter's hand.
+    while context.stats().in_flight < 1024 {
+        std::thread::yield_now();
+    }
+    assert_eq!(context.stats().in_flight, 1024);
+    assert!(sent.load(SeqCst) <= 1024 + 3);
+    for _ in 0..4000 {
+        release.send(()).unwrap();
+    }
+    submitter.join().unwrap();
+    drop(context);
+}
+
+#[test]
+fn an_incomplete_event_goes_on_where_it_stopped() {
+    let file = temp_file();
+    (&file).write_all(b"first").unwrap();
+    let workers = IOWorkers::new(1);
+    let context = IOContext::with_config(Config::default(), &workers).unwrap();
+    let (sender, events) = channel();
+    let submit = |mut event: IOEvent<ClosureCb>| {
+        let sender = sender.clone();
+        event.set_callback(ClosureCb(Box::new(move |event| sender.send(event).unwrap())));
+        context.submit(event).map_err(|(_, error)| error).unwrap();
+        events.recv().unwrap()
+    };
+    let buffer = Buffer::aligned(12).unwrap();
+    let event = submit(IOEvent::new(file.as_raw_fd(), buffer, IOAction::Read, 0));
+    assert_eq!((event.result(), event.transferred()), (5, 5));
+    (&file).write_all(b"-second").unwrap();
+    let mut event = submit(event);
+    assert_eq!((event.result(), event.transferred()), (12, 12));
+    event.set_callback(ClosureCb(Box::new(|_| unreachable!())));
+    let (mut event, error) = context.submit(event).expect_err("a whole event is refused");
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    assert_eq!(*event.get_read_result().unwrap(), *b"first-second");
+}
+
+#[test]
+fn a_polled_context_runs_callbacks_in_poll_and_outlives_its_owner() {
+    let file = temp_file();
+    file.write_all_at(&[3; 4096], 0).unwrap();
+    let config = Config { polled: true, ..Config::default() };
+    let context = Arc::new(IOContext::with_config(config, &IOWorkers::new(0)).unwrap());
+    let counter = Arc::new(AtomicUsize::new(0));
+    let submit = {
+        let (context, counter, fd) = (context.clone(), counter.clone(), file.as_raw_fd());
+        move || {
+            let owner = std::thread::current().id();
+            for _ in 0..10 {
+                let buffer = Buffer::aligned(4096).unwrap();
+                let mut event = IOEvent::new(fd, buffer, IOAction::Read, 0);
+                let counter = counter.clone();
+                event.set_callback(ClosureCb(Box::new(move |mut event| {
+                    assert!(event.get_read_result().unwrap().iter().all(|byte| *byte == 3));
+                    let own = usize::from(std::thread::current().id() == owner);
+                    counter.fetch_add(1 + 100 * own, SeqCst);
+                })));
+                assert!(context.submit(event).is_ok());
+            }
+            assert_eq!(context.poll(4, -1).unwrap().min(4), 4);
+        }
+    };
+    std::thread::spawn(submit).join().unwrap();
+    let refused = context.poll(1, 0).expect_err("only the owner polls");
+    assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+    drop(context);
+    let counted = counter.load(SeqCst);
+    assert_eq!(counted % 100, 10, "every callback ran once");
+    assert!(counted / 100 >= 4, "the owner's own ran inside its poll");
+}
+
+#[test]
+fn a_panicking_callback_stops_nobody() {
+    let file = temp_file();
+    for threads in [0, 1] {
+        let workers = IOWorkers::new(threads);
+        let context = IOContext::with_config(Config::default(), &workers).unwrap();
+        let counter = Arc::new(AtomicUsize::new(0));
+        for number in 0..10 {
+            let counter = counter.clone();
+            let mut event = IOEvent::new(file.as_raw_fd(), filled(8, 7), IOAction::Write, 0);
+            event.set_callback(ClosureCb(Box::new(move |_| {
+                counter.fetch_add(1, SeqCst);
+                assert!(number % 2 == 0, "a panic on purpose");
+            })));
+            assert!(context.submit(event).is_ok());
+        }
+        context.drain(-1).unwrap();
+        assert_eq!(counter.load(SeqCst), 10, "{threads} workers");
+    }
+}
