@@ -31,7 +31,7 @@ PROVE := IOE_TEST_DISK=$(IOE_TEST_DISK) EXAMPLES=target/examples prove --exec 't
 SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '*.rs')
 
 .PHONY: all lib examples run check check-rust check-headers check-c check-asan lint bench sim \
-        header install uninstall clean help tools-c
+        header install uninstall clean help tools-c tools-bench
 all: lib examples ## the library, its header, the examples
 
 help: ## this list
@@ -91,6 +91,61 @@ target/c_tests/%: c_tests/%.cc c_tests/common.h $(HEADER) $(SHARED) | tools-c
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(LINK) -lcmocka
 
+# The same programs against a library built with AddressSanitizer, leaks included.
+ASAN_BUILD := target/asan/x86_64-unknown-linux-gnu/release
+ASAN_TESTS := $(patsubst target/c_tests/%,target/c_tests_asan/%,$(C_TESTS))
+ASAN_LINK  = -fsanitize=address -L$(ASAN_BUILD) -Wl,-rpath,$(CURDIR)/$(ASAN_BUILD) -lio_engine -lpthread -lcmocka
+check-asan: $(ASAN_TESTS) tools-c ## the C and C++ tests under AddressSanitizer
+	ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 IOE_TEST_SCALE=10 \
+	  $(PROVE) $(ASAN_TESTS)
+
+$(ASAN_BUILD)/libio_engine.so: $(SOURCES)
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) rustc --locked --release --lib \
+	  --crate-type cdylib --target x86_64-unknown-linux-gnu --target-dir target/asan \
+	  --config profile.release.lto=false -- -C link-arg=-Wl,-soname,libio_engine.so.$(MAJOR)
+	@ln -sf libio_engine.so $(ASAN_BUILD)/libio_engine.so.$(MAJOR)
+	@touch $@
+
+target/c_tests_asan/%: c_tests/%.c c_tests/common.h $(HEADER) $(ASAN_BUILD)/libio_engine.so | tools-c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $(ASAN_LINK)
+
+target/c_tests_asan/%: c_tests/%.cc c_tests/common.h $(HEADER) $(ASAN_BUILD)/libio_engine.so | tools-c
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(ASAN_LINK)
+
+lint: ## rustfmt and clippy, warnings as errors
+	$(call need,$(CARGO),cargo)
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --release --all-targets -- -D warnings
+
+bench: target/bench/bench ## this engine beside a hand-written ring and pread
+	target/bench/bench $(BENCH)
+
+target/bench/%: $(wildcard bench/*.c bench/*.h) $(HEADER) $(SHARED) | tools-bench
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $(BENCH_$*) $(LINK) -luring
+BENCH_bench := $(filter-out bench/allocs.c,$(wildcard bench/*.c))
+BENCH_allocs := bench/allocs.c
+
+DEST_LIB := $(DESTDIR)$(LIBDIR)
+DEST_INCLUDE := $(DESTDIR)$(PREFIX)/include
+install: lib ## header, shared and static library: make install PREFIX= DESTDIR= LIBDIR=
+	install -d $(DEST_LIB) $(DEST_INCLUDE)
+	install -m 644 $(HEADER) $(DEST_INCLUDE)/io_engine.h
+	install -m 755 $(SHARED) $(DEST_LIB)/libio_engine.so.$(VERSION)
+	strip --strip-unneeded $(DEST_LIB)/libio_engine.so.$(VERSION)
+	ln -sf libio_engine.so.$(VERSION) $(DEST_LIB)/libio_engine.so.$(MAJOR)
+	ln -sf libio_engine.so.$(MAJOR) $(DEST_LIB)/libio_engine.so
+	install -m 644 $(STATIC) $(DEST_LIB)/libio_engine.a
+	strip --strip-debug $(DEST_LIB)/libio_engine.a
+	@[ -n "$(DESTDIR)" ] || ldconfig 2>/dev/null || \
+	  echo "run ldconfig as root, or set LD_LIBRARY_PATH=$(LIBDIR)"
+
+uninstall: ## remove what install brought
+	rm -f $(DEST_INCLUDE)/io_engine.h $(DEST_LIB)/libio_engine.a $(DEST_LIB)/libio_engine.so \
+	  $(DEST_LIB)/libio_engine.so.$(MAJOR) $(DEST_LIB)/libio_engine.so.$(VERSION)
+
 clean: ## remove everything that was made
 	$(CARGO) clean
 
@@ -99,3 +154,18 @@ define need
 @command -v $(firstword $(1)) >/dev/null || { \
   echo "$(firstword $(1)) is missing: apt-get install $(2)" >&2; exit 1; }
 endef
+
+# $(call bring,PROGRAMS,HEADER,PACKAGES): installs what a check needs, where that can be done.
+define bring
+@{ for program in $(1); do command -v $$program || exit 1; done && \
+   echo '#include <$(2)>' | $(CC) -include stdarg.h -include stddef.h -include stdint.h \
+     -include setjmp.h -xc -E -; } >/dev/null 2>&1 || \
+  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(3) >/dev/null; } || \
+  { echo "missing: apt-get install $(3)" >&2; exit 1; }
+endef
+
+tools-c:
+	$(call bring,$(CC) $(CXX) prove,cmocka.h,gcc g++ perl libcmocka-dev)
+
+tools-bench:
+	$(call bring,$(CC),liburing.h,gcc liburing-dev)

@@ -318,16 +318,13 @@ const char *ioe_version(void);
 
 /**
  * The name and the meaning of an errno, negated or not, such as "EIO: Input/output error";
- * "success" for 0 and every count, so any `int` answer of the library can be given. Never NULL;
- * static; any thread.
- *
- * Counts and positive errnos look alike: give negated ones where that matters.
+ * "success" for 0, "unknown error" for what is no errno. Never NULL; static; any thread.
  */
 const char *ioe_strerror(int err);
 
 /**
  * Whether a driver works on this machine now, found out by real I/O on a file in memory.
- * `IOE_DRIVER_AUTO`: whether any does. What cannot change is remembered. Any thread.
+ * `IOE_DRIVER_AUTO`: whether any does. Any thread.
  *
  * Returns 0 where it works, else:
  * - `-EPERM`: forbidden by seccomp or by sysctl kernel.io_uring_disabled.
@@ -375,7 +372,7 @@ int ioe_config_init(struct ioe_config *cfg, size_t size);
  * - `-E2BIG`: `size` is larger than the library's and bytes beyond it are not 0, or above 4096.
  * - `-EPERM`: io_uring is forbidden by seccomp or by sysctl kernel.io_uring_disabled.
  * - `-ENOSYS`: the driver is not in this kernel or not in this version of the library.
- * - `-ENOMEM`: no memory; for a ring also RLIMIT_MEMLOCK.
+ * - `-ENOMEM`: the kernel has no memory for the ring: RLIMIT_MEMLOCK, or the cgroup's memory.max.
  * - `-EMFILE`, `-ENFILE`: no descriptor: RLIMIT_NOFILE, sysctl fs.file-max.
  * - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max.
  * - `-EOWNERDEAD`: `shared` was made before a fork(2), by the parent.

@@ -1,5 +1,6 @@
 //! The usage program of the system's public documentation, with its imports and its buffer type
 //! changed, and nothing else.
+#![allow(clippy::let_unit_value)] // the program is as it was published
 
 use crossfire::oneshot;
 use io_engine::callback_worker::IOWorkers;

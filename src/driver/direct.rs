@@ -6,7 +6,8 @@ use crate::tasks::{IOAction, Memory, Op};
 
 /// Runs the operation and returns what the system call did: bytes, or a negated errno.
 pub(crate) fn run(op: &Op) -> i64 {
-    let _guard = (op.action == IOAction::Write).then(FileSizeSignal::hold);
+    let extends = matches!(op.action, IOAction::Write | IOAction::Fallocate(_));
+    let _guard = extends.then(FileSizeSignal::hold);
     let offset = op.offset as libc::off_t;
     let (at, count) = match op.memory {
         Memory::None => (std::ptr::null_mut(), 0),
@@ -35,10 +36,11 @@ pub(crate) fn run(op: &Op) -> i64 {
     }
 }
 
-/// Keeps the SIGXFSZ of a write beyond RLIMIT_FSIZE from the program: it gets EFBIG, as from the
-/// ring. Threads without such a limit pay one getrlimit(2).
+/// Keeps the SIGXFSZ of a write or an allocation beyond RLIMIT_FSIZE from the program: it gets
+/// EFBIG, as from the ring. Threads without such a limit pay one getrlimit(2).
 struct FileSizeSignal {
-    before: libc::sigset_t,
+    mask_before: libc::sigset_t,
+    pending_before: bool,
 }
 
 impl FileSizeSignal {
@@ -50,9 +52,12 @@ impl FileSizeSignal {
             if known && limit.rlim_cur == libc::RLIM_INFINITY {
                 return None;
             }
-            let mut before: libc::sigset_t = std::mem::zeroed();
-            libc::pthread_sigmask(libc::SIG_BLOCK, &Self::set(), &mut before);
-            Some(FileSizeSignal { before })
+            let mut mask_before: libc::sigset_t = std::mem::zeroed();
+            libc::pthread_sigmask(libc::SIG_BLOCK, &Self::set(), &mut mask_before);
+            let mut pending: libc::sigset_t = std::mem::zeroed();
+            libc::sigpending(&mut pending);
+            let pending_before = libc::sigismember(&pending, libc::SIGXFSZ) == 1;
+            Some(FileSizeSignal { mask_before, pending_before })
         }
     }
 
@@ -72,11 +77,11 @@ impl Drop for FileSizeSignal {
         // SAFETY: valid pointers; the signal, where the write raised it, is pending for this
         // thread alone and is taken before it could be delivered.
         unsafe {
-            if libc::sigismember(&self.before, libc::SIGXFSZ) == 0 {
+            if !self.pending_before {
                 let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
                 libc::sigtimedwait(&Self::set(), std::ptr::null_mut(), &at_once);
             }
-            libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut());
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.mask_before, std::ptr::null_mut());
         }
     }
 }

@@ -10,8 +10,6 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use once_cell::sync::OnceCell;
-
 use crate::log::{log, Level};
 use crate::tasks::Op;
 
@@ -143,19 +141,11 @@ pub(crate) fn choose(wish: Driver) -> Result<Driver, Refusal> {
     }
 }
 
-/// Does real I/O through a driver: whether it works on this machine now. What cannot change while
-/// the process runs is remembered.
-pub(crate) fn probe(wish: Driver) -> Result<(), i32> {
-    static URING: OnceCell<Result<(), i32>> = OnceCell::new();
-    let lasting = |errno| matches!(errno, libc::EPERM | libc::ENOSYS | libc::EINVAL);
-    match choose(wish).map_err(|refusal| refusal.errno)? {
-        Driver::Uring => {
-            let remembered = URING.get_or_try_init(|| match uring::probe() {
-                Err(refusal) if !lasting(refusal.errno) => Err(refusal.errno),
-                outcome => Ok(outcome.map_err(|refusal| refusal.errno)),
-            });
-            remembered.copied().unwrap_or_else(Err)
-        }
-        _ => Err(libc::ENOSYS),
+/// Does real I/O through a driver: whether it works on this machine now.
+pub(crate) fn probe(wish: Driver) -> Result<(), Refusal> {
+    match choose(wish)? {
+        Driver::Uring => uring::probe(),
+        // `choose` has refused the others.
+        Driver::Auto | Driver::Aio | Driver::Pool => unreachable!("not a choice"),
     }
 }

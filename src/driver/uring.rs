@@ -94,21 +94,27 @@ impl Uring {
         unsafe { self.ring.submission().push(entry).is_ok() }
     }
 
-    /// Sets the multishot poll on the wake-up descriptor. Its counter is read only here: a poll
-    /// set on a readable descriptor would end at once, for ever.
+    /// Sets the multishot poll on the wake-up descriptor. One that is readable already, because
+    /// somebody was quicker, ends the wait at once.
     fn watch_wake(&mut self) {
         let Some(fd) = self.options.wake.filter(|_| self.rearm) else { return };
-        crate::intake::clear_eventfd(fd);
         let poll = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).multi(true);
         self.rearm = !self.push(&poll.build().user_data(WAKE));
     }
 
     fn collect(&mut self, done: &mut Vec<Done>) {
+        let mut poll_ended = false;
         for entry in self.ring.completion() {
             match entry.user_data() {
-                WAKE => self.rearm |= !io_uring::cqueue::more(entry.flags()),
+                WAKE => poll_ended |= !io_uring::cqueue::more(entry.flags()),
                 slot => done.push(Done { slot: slot as u32, result: entry.result().into() }),
             }
+        }
+        if poll_ended {
+            self.rearm = true;
+            // The reactor is awake and will look at its lanes, so nothing is missed. Later, a
+            // write that announces a new event could be cleared away with the old ones.
+            self.options.wake.into_iter().for_each(crate::intake::clear_eventfd);
         }
     }
 }

@@ -230,7 +230,7 @@ pub unsafe extern "C" fn ioe_config_init(cfg: *mut ioe_config, size: usize) -> c
 /// - `-E2BIG`: `size` is larger than the library's and bytes beyond it are not 0, or above 4096.
 /// - `-EPERM`: io_uring is forbidden by seccomp or by sysctl kernel.io_uring_disabled.
 /// - `-ENOSYS`: the driver is not in this kernel or not in this version of the library.
-/// - `-ENOMEM`: no memory; for a ring also RLIMIT_MEMLOCK.
+/// - `-ENOMEM`: the kernel has no memory for the ring: RLIMIT_MEMLOCK, or the cgroup's memory.max.
 /// - `-EMFILE`, `-ENFILE`: no descriptor: RLIMIT_NOFILE, sysctl fs.file-max.
 /// - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max.
 /// - `-EOWNERDEAD`: `shared` was made before a fork(2), by the parent.

@@ -60,10 +60,7 @@ pub extern "C" fn ioe_version() -> *const c_char {
 }
 
 /// The name and the meaning of an errno, negated or not, such as "EIO: Input/output error";
-/// "success" for 0 and every count, so any `int` answer of the library can be given. Never NULL;
-/// static; any thread.
-///
-/// Counts and positive errnos look alike: give negated ones where that matters.
+/// "success" for 0, "unknown error" for what is no errno. Never NULL; static; any thread.
 #[no_mangle]
 pub extern "C" fn ioe_strerror(err: c_int) -> *const c_char {
     guard(|| {
@@ -108,7 +105,7 @@ const NAMES: &[(i32, &str)] = names! {
 };
 
 /// Whether a driver works on this machine now, found out by real I/O on a file in memory.
-/// `IOE_DRIVER_AUTO`: whether any does. What cannot change is remembered. Any thread.
+/// `IOE_DRIVER_AUTO`: whether any does. Any thread.
 ///
 /// Returns 0 where it works, else:
 /// - `-EPERM`: forbidden by seccomp or by sysctl kernel.io_uring_disabled.
@@ -119,7 +116,7 @@ const NAMES: &[(i32, &str)] = names! {
 pub extern "C" fn ioe_probe(driver: c_int) -> c_int {
     guard(|| {
         let Some(driver) = Driver::from_number(driver) else { return -libc::EINVAL };
-        done(driver::probe(driver))
+        done(driver::probe(driver).map_err(|refusal| refusal.errno))
     })
 }
 

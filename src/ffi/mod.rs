@@ -49,8 +49,9 @@ impl<T> Panicked for *const T {
 fn guard<R: Panicked>(body: impl FnOnce() -> R) -> R {
     // SAFETY: the address of this thread's errno is valid for the thread's life.
     let errno = unsafe { libc::__errno_location() };
+    // Volatile, because the compiler believes that allocating leaves errno alone.
     // SAFETY: as above.
-    let before = unsafe { errno.read() };
+    let before = unsafe { errno.read_volatile() };
     let answer = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
         log(Level::Error, || {
             "a defect of io_engine was caught at its border; please report".into()
@@ -58,7 +59,7 @@ fn guard<R: Panicked>(body: impl FnOnce() -> R) -> R {
         R::ANSWER
     });
     // SAFETY: as above.
-    unsafe { errno.write(before) };
+    unsafe { errno.write_volatile(before) };
     answer
 }
 
