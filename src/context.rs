@@ -425,14 +425,13 @@ impl<C: IOCallback> Shared<C> {
 
     /// Runs an event on the calling thread, and returns its result. Its callback is not called.
     pub(crate) fn submit_wait(&self, event: &mut IOEvent<C>) -> Result<i64, Errno> {
+        self.check_process()?;
         if in_callback_of(self.ledger(), 0) {
             return Err(libc::EDEADLK);
         }
         let earlier = event.launch().map_err(Unfit::errno)?;
-        let accepted = self.check_process().and_then(|()| {
-            self.seat()?;
-            self.ledger().accept(false).map_err(|_| libc::ESHUTDOWN)
-        });
+        let accepted =
+            self.seat().and_then(|_| self.ledger().accept(false).map_err(|_| libc::ESHUTDOWN));
         let epoch = accepted.inspect_err(|_| event.abort_launch(earlier))?;
         let mut counters = Counters::default();
         let mut attempt = Attempt::default();

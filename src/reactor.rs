@@ -265,8 +265,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn turn(&mut self, core: &Core<C>, wait: Wait) -> Entered {
         self.issue();
         let wait = match wait {
-            // The kernel was full: no sleep before the rest is handed over.
-            _ if !self.issue.is_empty() => Wait::No,
+            // The interface was full, or refused an operation for good: no sleep before the rest
+            // is handed over, and before its callback.
+            _ if !self.issue.is_empty() || !self.ready.is_empty() => Wait::No,
             Wait::For(..) if self.refused && self.in_kernel() == 0 => {
                 std::thread::sleep(REFUSED_PAUSE);
                 Wait::No
@@ -403,9 +404,10 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
         let mut ran = 0;
         let end = loop {
             self.take(core);
+            self.issue();
             let missing = min.saturating_sub(ran + self.ready.len() as u32);
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let wait = match missing.min(self.pending as u32 + self.issue.len() as u32) {
+            let wait = match missing.min(self.pending as u32) {
                 0 => Wait::No,
                 // An IOPOLL ring looks for completions without a time limit of its own.
                 _ if self.interface.must_poll() && left.is_some() => Wait::No,

@@ -276,6 +276,7 @@ fn run_history(seed: u64) -> u64 {
             full: chance(),
             refuse: chance() / 8,
             delay: chance() * 3,
+            lack: chance(),
         };
         world.operations = 0;
         world.flights.clear();

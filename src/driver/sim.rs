@@ -49,6 +49,7 @@ pub(crate) struct Trouble {
     pub full: u8,
     pub refuse: u8,
     pub delay: u8,
+    pub lack: u8,
 }
 
 #[derive(Default)]
@@ -72,6 +73,11 @@ pub(crate) fn with_world<R>(f: impl FnOnce(&mut World) -> R) -> R {
 impl World {
     pub(crate) fn happens(&mut self, chance: u8) -> bool {
         self.random.u8(..) < chance
+    }
+
+    fn flight(&mut self, op: &Op) -> &mut Flight {
+        let event = op.fd as u32 >> FILE_BITS;
+        self.flights.get_mut(&event).expect("an operation of an event in flight")
     }
 
     /// Does an operation as a kernel might, and says how it ended.
@@ -193,6 +199,11 @@ impl Interface for Sim {
         );
         if with_world(|world| world.happens(world.trouble.full)) && !self.queued.is_empty() {
             return Prep::Full;
+        }
+        // An old kernel lacks everything but transfers.
+        if !op.action.is_transfer() && with_world(|world| world.happens(world.trouble.lack)) {
+            with_world(|world| world.flight(op).fatal = Some(libc::EOPNOTSUPP));
+            return Prep::Unsupported;
         }
         self.queued.push((slot, *op));
         Prep::Queued

@@ -14,6 +14,7 @@ use super::{answer, done, guard};
 unsafe fn submit(context: &Inside, event: *mut ioe_event, may_wait: bool) -> Result<(), i32> {
     // SAFETY: by the caller's promise.
     let event = unsafe { from_c(event) }.ok_or(libc::EINVAL)?;
+    context.check_process()?;
     event.fit().map_err(|unfit| unfit.errno())?;
     if callback(&event).function.is_none() {
         return Err(libc::EINVAL);
