@@ -173,7 +173,8 @@ typedef struct ioe_config {
     uint32_t depth;
     /**
      * Accepted events whose callback has not started: 1 to 1048576. Beyond it `ioe_submit`
-     * waits; events submitted inside callbacks count, but are never refused. Default 1024.
+     * waits. Events submitted inside callbacks are never refused, and take no room from those
+     * outside. Default 1024.
      */
     uint32_t queue_size;
     /**

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use crossfire::{mpmc, MRx, MTx};
+use crossfire::{mpmc, MRx, MTx, TryRecvError};
 
-use crate::gate::lock;
+use crate::gate::{lock, Gate};
 use crate::ledger::Ledger;
 use crate::log::{log, Level};
 use crate::tasks::{IOCallback, IOEvent};
@@ -29,6 +29,8 @@ pub struct IOWorkers<C: IOCallback> {
 struct Set<C: IOCallback> {
     /// `None` once the set is ending.
     sender: Mutex<Option<MTx<Queue<C>>>>,
+    /// Where threads without work sleep.
+    work: Arc<Gate>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     count: u32,
     contexts: AtomicUsize,
@@ -55,6 +57,7 @@ impl<C: IOCallback> IOWorkers<C> {
         let (sender, receiver) = mpmc::unbounded_blocking();
         let set = Arc::new(Set {
             sender: Mutex::new(Some(sender)),
+            work: Arc::default(),
             threads: Mutex::new(Vec::new()),
             count: threads,
             contexts: AtomicUsize::new(0),
@@ -63,8 +66,9 @@ impl<C: IOCallback> IOWorkers<C> {
         for number in 0..threads {
             let receiver: MRx<Queue<C>> = receiver.clone();
             let id = Arc::as_ptr(&set) as usize;
+            let gate = set.work.clone();
             let name = format!("ioe-worker-{number}");
-            let thread = spawn(name, move || work(&receiver, id))?;
+            let thread = spawn(name, move || work(&receiver, &gate, id))?;
             lock(&set.threads).push(thread);
         }
         Ok(workers)
@@ -102,6 +106,7 @@ impl<C: IOCallback> Drop for Set<C> {
     /// Ends the threads when the last user is gone, after all that was delivered.
     fn drop(&mut self) {
         drop(lock(&self.sender).take());
+        self.work.wake();
         let own = std::thread::current().id();
         for thread in lock(&self.threads).drain(..) {
             // A callback that drops the last handle runs on one of them; it ends by itself.
@@ -132,11 +137,13 @@ impl<C: IOCallback> Delivery<C> {
     ) -> u32 {
         let count = events.len() as u32;
         match &self.workers {
-            Some(ToWorkers { sender, .. }) => {
+            Some(_) if count == 0 => {}
+            Some(ToWorkers { sender, set }) => {
                 for event in events.drain(..) {
                     // The set's threads hold the receiver for as long as this sender lives.
                     let _ = sender.send(event);
                 }
+                set.work.wake_for(count as usize);
             }
             None if count > 0 => {
                 within(ledger, 0, || {
@@ -161,8 +168,8 @@ impl<C: IOCallback> Drop for Delivery<C> {
 
 /// Calls one callback. Afterwards nothing of the event is touched: it is somebody else's.
 fn run<C: IOCallback>(ledger: &Ledger, mut event: IOEvent<C>) {
-    let (_, epoch) = event.owner();
-    ledger.start();
+    let (_, admission) = event.owner();
+    ledger.start(admission);
     event.release();
     if let Some(callback) = event.take_callback() {
         let called = catch_unwind(AssertUnwindSafe(|| callback.call(event)));
@@ -170,25 +177,25 @@ fn run<C: IOCallback>(ledger: &Ledger, mut event: IOEvent<C>) {
             log(Level::Error, || "a callback panicked; the engine goes on".into());
         }
     }
-    ledger.finish(epoch);
+    ledger.finish(admission);
 }
 
 /// The life of one worker thread.
-fn work<C: IOCallback>(receiver: &MRx<Queue<C>>, set: usize) {
+fn work<C: IOCallback>(receiver: &MRx<Queue<C>>, gate: &Gate, set: usize) {
     // Kept while its events come one after the other: a context may be freed as soon as its last
     // callback has returned, and its ledger is still in use here for an instant.
     let mut current: Option<Arc<Ledger>> = None;
     loop {
         let event = match receiver.try_recv() {
             Ok(event) => event,
-            Err(_) => {
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => {
                 if let Some(ledger) = current.take() {
                     ledger.offer_room();
                 }
-                match receiver.recv() {
-                    Ok(event) => event,
-                    Err(_) => return,
-                }
+                // Not the channel's own wait, which allocates each time.
+                gate.wait_until(None, || !receiver.is_empty() || receiver.is_disconnected());
+                continue;
             }
         };
         let (owner, _) = event.owner();

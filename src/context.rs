@@ -19,7 +19,7 @@ use crate::driver::{self, direct, Driver, Interface};
 use crate::fork;
 use crate::gate::{deadline_after, lock, Deadline};
 use crate::intake::{new_eventfd, Backlog, InnerFlavor, Lanes, OuterFlavor, WakeUp};
-use crate::ledger::{Epoch, Ledger, Refused};
+use crate::ledger::{Admission, Ledger, Refused};
 use crate::log::{log, Level};
 use crate::reactor::{Attempt, Core, PollEnd, Polled, Reactor, Verdict};
 use crate::stats::{Counters, Published};
@@ -386,7 +386,7 @@ impl<C: IOCallback> Shared<C> {
             Err(unfit) => return Err((event, unfit.errno())),
         };
         match self.accept(may_wait) {
-            Ok(epoch) => event.set_owner(&*self.core.ledger, epoch),
+            Ok(admission) => event.set_owner(&*self.core.ledger, admission),
             Err(errno) => {
                 event.abort_launch(earlier);
                 return Err((event, errno));
@@ -403,17 +403,18 @@ impl<C: IOCallback> Shared<C> {
             (_, _, Some(lane)) => drop(lane.send(event)),
             _ => unreachable!("a context with a thread and without lanes has no submit"),
         }
+        self.wake_up.iter().for_each(|wake_up| wake_up.wake());
         Ok(())
     }
 
-    fn accept(&self, may_wait: bool) -> Result<Epoch, Errno> {
+    fn accept(&self, may_wait: bool) -> Result<Admission, Errno> {
         self.check_process()?;
         let polled = self.seat()?.is_some();
         // Inside a callback there is always room: a callback that waited could wait for itself.
         let bounded = !in_callback();
         loop {
             match self.ledger().accept(bounded) {
-                Ok(epoch) => return Ok(epoch),
+                Ok(admission) => return Ok(admission),
                 Err(Refused::Closed) => return Err(libc::ESHUTDOWN),
                 Err(Refused::Full) if polled || !may_wait => return Err(libc::EAGAIN),
                 Err(Refused::Full) => {
@@ -432,7 +433,7 @@ impl<C: IOCallback> Shared<C> {
         let earlier = event.launch().map_err(Unfit::errno)?;
         let accepted =
             self.seat().and_then(|_| self.ledger().accept(false).map_err(|_| libc::ESHUTDOWN));
-        let epoch = accepted.inspect_err(|_| event.abort_launch(earlier))?;
+        let admission = accepted.inspect_err(|_| event.abort_launch(earlier))?;
         let mut counters = Counters::default();
         let mut attempt = Attempt::default();
         let result = loop {
@@ -448,9 +449,9 @@ impl<C: IOCallback> Shared<C> {
         counters.failed += u64::from(result < 0);
         self.callers.add(&counters);
         event.complete(result);
-        self.ledger().start();
+        self.ledger().start(admission);
         event.release();
-        self.ledger().finish(epoch);
+        self.ledger().finish(admission);
         if let (Seat::Owner(seat), 1..) = (&self.seat, self.ledger().in_flight()) {
             seat.with(|reactor| reactor.poll(&self.core, 0, None));
         }

@@ -1,7 +1,7 @@
 //! Waiting for a condition that other threads bring about: a waiter sleeps, whoever changes the
 //! condition wakes it, and nobody pays more than one load while nobody waits.
 
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{fence, AtomicU32, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,13 +30,14 @@ pub(crate) struct Gate {
 impl Gate {
     /// Waits until `condition` holds; false where the deadline came first.
     ///
-    /// The condition reads what others write with SeqCst before they call [`Gate::wake`]: either
-    /// the waker sees the waiter, or the waiter sees the new value.
+    /// The condition reads what others write before they call [`Gate::wake`]: either the waker sees
+    /// the waiter, or the waiter sees the new value.
     pub(crate) fn wait_until(&self, deadline: Deadline, condition: impl Fn() -> bool) -> bool {
         if condition() {
             return true;
         }
         self.waiters.fetch_add(1, SeqCst);
+        fence(SeqCst);
         let mut guard = lock(&self.lock);
         let held = loop {
             if condition() {
@@ -60,14 +61,24 @@ impl Gate {
     }
 
     pub(crate) fn has_waiters(&self) -> bool {
+        // What the condition reads was written before, and must not be seen after.
+        fence(SeqCst);
         self.waiters.load(SeqCst) != 0
     }
 
     /// Wakes every waiter to look at its condition again.
     pub(crate) fn wake(&self) {
+        self.wake_for(usize::MAX);
+    }
+
+    /// Wakes enough waiters for `count` things of which each waiter takes one.
+    pub(crate) fn wake_for(&self, count: usize) {
         if self.has_waiters() {
             drop(lock(&self.lock));
-            self.changed.notify_all();
+            match count {
+                1 => self.changed.notify_one(),
+                _ => self.changed.notify_all(),
+            }
         }
     }
 }

@@ -5,7 +5,9 @@ use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{
+    fence, AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst,
+};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -32,16 +34,20 @@ impl WakeUp {
         self.fd.as_raw_fd()
     }
 
-    /// Announces a sleep. After this, whoever brings work calls [`WakeUp::wake`] and is heard.
+    /// Announces a sleep. Whoever brings work after this calls [`WakeUp::wake`] and is heard; what
+    /// was brought before is there to be found. The fences make one of the two true.
     fn prepare_sleep(&self) {
         self.sleeping.store(true, SeqCst);
+        fence(SeqCst);
     }
 
     fn awake(&self) {
         self.sleeping.store(false, SeqCst);
     }
 
+    /// Ends the reactor's sleep, if it sleeps. Called after the work was put in its place.
     pub(crate) fn wake(&self) {
+        fence(SeqCst);
         if self.sleeping.load(SeqCst) && self.sleeping.swap(false, SeqCst) {
             self.writes.fetch_add(1, Relaxed);
             write_eventfd(self.fd.as_raw_fd());
@@ -76,13 +82,14 @@ pub(crate) fn clear_eventfd(fd: RawFd) {
     unsafe { libc::read(fd, (&raw mut count).cast(), 8) };
 }
 
-/// What a lane's channel calls when an event is sent after the lane was armed.
-struct LaneWaker {
+/// What a foreign channel calls when an event is sent after it was armed: its senders do not know
+/// of the reactor.
+struct SendWaker {
     armed: AtomicBool,
     wake_up: Arc<WakeUp>,
 }
 
-impl std::task::Wake for LaneWaker {
+impl std::task::Wake for SendWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -96,15 +103,21 @@ impl std::task::Wake for LaneWaker {
 /// The receiving end of one channel.
 struct Lane<C: Send + 'static, F: Flavor<Item = IOEvent<C>>> {
     stream: AsyncStream<F>,
-    waker: Arc<LaneWaker>,
-    task: Waker,
+    /// For a foreign channel. Whoever sends into the context's own also wakes its reactor.
+    waker: Option<(Arc<SendWaker>, Waker)>,
     open: bool,
 }
 
 impl<C: Send + 'static, F: Flavor<Item = IOEvent<C>>> Lane<C, F> {
-    fn new(receiver: AsyncRx<F>, wake_up: &Arc<WakeUp>) -> Self {
-        let waker = Arc::new(LaneWaker { armed: AtomicBool::new(false), wake_up: wake_up.clone() });
-        Lane { stream: receiver.into_stream(), task: waker.clone().into(), waker, open: true }
+    fn own(receiver: AsyncRx<F>) -> Self {
+        Lane { stream: receiver.into_stream(), waker: None, open: true }
+    }
+
+    fn foreign(receiver: AsyncRx<F>, wake_up: &Arc<WakeUp>) -> Self {
+        let armed = AtomicBool::new(false);
+        let waker = Arc::new(SendWaker { armed, wake_up: wake_up.clone() });
+        let task = waker.clone().into();
+        Lane { stream: receiver.into_stream(), waker: Some((waker, task)), open: true }
     }
 
     fn take(&mut self) -> Option<IOEvent<C>> {
@@ -121,16 +134,17 @@ impl<C: Send + 'static, F: Flavor<Item = IOEvent<C>>> Lane<C, F> {
         }
     }
 
-    /// Asks to be woken by the next event; hands out one that is there already. A waker that was
-    /// not called is still in its place: registering it anew would cost an allocation.
+    /// The last look before a sleep that the next event ends.
     fn arm(&mut self) -> Option<IOEvent<C>> {
-        if !self.open || self.waker.armed.swap(true, SeqCst) {
+        let Some((waker, task)) = &self.waker else { return self.take() };
+        // One that was not called is still in its place; registering it anew would allocate.
+        if !self.open || waker.armed.swap(true, SeqCst) {
             return None;
         }
-        match self.stream.poll_item(&mut Context::from_waker(&self.task)) {
+        match self.stream.poll_item(&mut Context::from_waker(task)) {
             Poll::Pending => None,
             Poll::Ready(event) => {
-                self.waker.armed.store(false, SeqCst);
+                waker.armed.store(false, SeqCst);
                 self.open = event.is_some();
                 event
             }
@@ -153,17 +167,15 @@ pub(crate) struct Lanes<C: Send + 'static, Q: Flavor<Item = IOEvent<C>>> {
 }
 
 impl<C: Send + 'static, Q: Flavor<Item = IOEvent<C>>> Lanes<C, Q> {
+    /// Without an inner lane, the outer one is a channel of somebody else's.
     pub(crate) fn new(
         outer: AsyncRx<Q>,
         inner: Option<AsyncRx<InnerFlavor<C>>>,
         wake_up: &Arc<WakeUp>,
     ) -> Self {
-        Lanes {
-            outer: Lane::new(outer, wake_up),
-            foreign: inner.is_none(),
-            inner: inner.map(|receiver| Lane::new(receiver, wake_up)),
-            wake_up: wake_up.clone(),
-        }
+        let foreign = inner.is_none();
+        let outer = if foreign { Lane::foreign(outer, wake_up) } else { Lane::own(outer) };
+        Lanes { outer, foreign, inner: inner.map(Lane::own), wake_up: wake_up.clone() }
     }
 
     pub(crate) fn take_outer(&mut self) -> Option<IOEvent<C>> {

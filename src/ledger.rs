@@ -1,9 +1,12 @@
-//! The counts behind three promises: never more than `queue_size` accepted events whose callback
-//! has not started, a drain that ends when the callbacks of all earlier events have returned, and
-//! a shutdown after which nothing is accepted.
+//! The counts behind three promises: submitters that find `queue_size` events of their kind before
+//! them wait, a drain that ends when the callbacks of all earlier events have returned, and a
+//! shutdown after which nothing is accepted.
 //!
 //! An event passes through three steps, each counted here: accepted, started (its callback is
-//! called now) and returned (its callback has returned). Nothing here knows what an event is.
+//! called now) and returned (its callback has returned). One from outside callbacks also takes a
+//! place, of which there are `queue_size`, until it starts. One from inside takes none: it cannot
+//! wait for one, and if it took one all the same, callbacks that resubmit could keep all places for
+//! ever. Nothing here knows what an event is.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::Mutex;
@@ -29,14 +32,22 @@ pub(crate) enum Refused {
     Closed,
 }
 
-/// The drain generation in which an event was accepted: 0 or 1.
-pub(crate) type Epoch = u8;
+/// What an accepted event carries until its callback has returned.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub(crate) struct Admission {
+    /// The drain generation in which it was accepted: 0 or 1.
+    epoch: u8,
+    /// It took one of the places.
+    place: bool,
+}
 
 #[derive(Default)]
 pub(crate) struct Ledger {
     /// Accepted events times four, and the two bits above: one compare-and-swap decides whether
     /// an event gets in, and to which epoch it belongs.
     entry: Padded<AtomicU64>,
+    /// Places taken.
+    places: Padded<AtomicU64>,
     started: Padded<AtomicU64>,
     returned: [AtomicU64; 2],
     /// What `returned` has to reach for the older epoch to be over.
@@ -66,39 +77,77 @@ impl Ledger {
         Ledger { limit: limit.into(), single, ..Default::default() }
     }
 
-    fn add(&self, counter: &AtomicU64, n: u64) -> u64 {
+    fn add(&self, counter: &AtomicU64) -> u64 {
         if self.single {
-            let sum = counter.load(Relaxed) + n;
+            let sum = counter.load(Relaxed) + 1;
             counter.store(sum, Relaxed);
             sum
         } else {
-            counter.fetch_add(n, SeqCst) + n
+            counter.fetch_add(1, SeqCst) + 1
         }
     }
 
-    /// Counts an event in. `bounded` events need room; those from callbacks do not.
-    pub(crate) fn accept(&self, bounded: bool) -> Result<Epoch, Refused> {
+    /// Counts an event in. `bounded` ones need a place; those from callbacks do not.
+    pub(crate) fn accept(&self, bounded: bool) -> Result<Admission, Refused> {
+        if self.is_closed() {
+            return Err(Refused::Closed);
+        }
+        // The second look is for a place that was left before anybody knew it was wanted.
+        if bounded && !self.take_place() && !(self.has_room() && self.take_place()) {
+            return Err(Refused::Full);
+        }
         let mut entry = self.entry.0.load(SeqCst);
         loop {
             if entry & CLOSED != 0 {
+                if bounded {
+                    self.leave_place();
+                }
                 return Err(Refused::Closed);
             }
-            // The second look is for room that came before anybody knew it was wanted.
-            if bounded && !self.fits(entry) && !self.has_room() {
-                return Err(Refused::Full);
+            let admission = Admission { epoch: (entry & EPOCH) as u8, place: bounded };
+            if self.single {
+                self.entry.0.store(entry + ONE, Relaxed);
+                return Ok(admission);
             }
             match self.entry.0.compare_exchange_weak(entry, entry + ONE, SeqCst, Relaxed) {
-                Ok(_) => return Ok((entry & EPOCH) as Epoch),
+                Ok(_) => return Ok(admission),
                 Err(now) => entry = now,
             }
         }
     }
 
-    /// Whether a bounded event would be accepted now; if not, `on_room` is called when it would.
+    fn take_place(&self) -> bool {
+        let places = &self.places.0;
+        let mut taken = places.load(SeqCst);
+        while taken < self.limit {
+            if self.single {
+                places.store(taken + 1, Relaxed);
+                return true;
+            }
+            match places.compare_exchange_weak(taken, taken + 1, SeqCst, SeqCst) {
+                Ok(_) => return true,
+                Err(now) => taken = now,
+            }
+        }
+        false
+    }
+
+    fn leave_place(&self) -> u64 {
+        if self.single {
+            let left = self.places.0.load(Relaxed) - 1;
+            self.places.0.store(left, Relaxed);
+            left
+        } else {
+            self.places.0.fetch_sub(1, SeqCst) - 1
+        }
+    }
+
+    /// Whether there is a place now; if not, `on_room` is called when there is.
     pub(crate) fn has_room(&self) -> bool {
-        self.fits(self.entry.0.load(SeqCst)) || {
+        let there_is = || self.places.0.load(SeqCst) < self.limit;
+        there_is() || {
             self.short_of_room.store(true, SeqCst);
-            self.fits(self.entry.0.load(SeqCst))
+            there_is()
         }
     }
 
@@ -108,25 +157,20 @@ impl Ledger {
         let _ = self.on_room.set(Box::new(on_room));
     }
 
-    fn fits(&self, entry: u64) -> bool {
-        // A started count newer than the entry makes the difference look negative.
-        (entry / ONE).saturating_sub(self.started.0.load(SeqCst)) < self.limit
-    }
-
     /// Waits for room, without taking it. False where the ledger was closed.
     pub(crate) fn wait_for_room(&self) -> bool {
         self.room.wait_until(None, || self.is_closed() || self.has_room());
         !self.is_closed()
     }
 
-    /// The callback of an event is about to be called: the event no longer takes room.
-    pub(crate) fn start(&self) {
-        self.add(&self.started.0, 1);
+    /// The callback of an event is about to be called: the event leaves its place.
+    pub(crate) fn start(&self, admission: Admission) {
+        self.add(&self.started.0);
         // Waking for every single place costs a system call each; a quarter of the queue at once,
         // or whatever there is when `offer_room` is called at the end of a turn.
-        if !self.single
-            && self.short_of_room.load(Relaxed)
-            && self.in_flight() <= self.limit * 3 / 4
+        if admission.place
+            && self.leave_place() <= self.limit * 3 / 4
+            && self.short_of_room.load(SeqCst)
         {
             self.offer_room();
         }
@@ -134,7 +178,7 @@ impl Ledger {
 
     /// Wakes submitters that wait where there is room. Called when no callback follows at once.
     pub(crate) fn offer_room(&self) {
-        if self.short_of_room.load(Relaxed) && self.fits(self.entry.0.load(SeqCst)) {
+        if self.short_of_room.load(SeqCst) && self.places.0.load(SeqCst) < self.limit {
             self.short_of_room.store(false, SeqCst);
             self.room.wake();
             if let Some(on_room) = self.on_room.get() {
@@ -143,10 +187,10 @@ impl Ledger {
         }
     }
 
-    /// The callback of an event of this epoch has returned. The last touch of the ledger for it.
-    pub(crate) fn finish(&self, epoch: Epoch) {
-        let epoch = usize::from(epoch);
-        let returned = self.add(&self.returned[epoch], 1);
+    /// The callback of an event has returned. The last touch of the ledger for it.
+    pub(crate) fn finish(&self, admission: Admission) {
+        let epoch = usize::from(admission.epoch);
+        let returned = self.add(&self.returned[epoch]);
         if self.settled.has_waiters() && returned == self.goal[epoch].load(SeqCst) {
             self.settled.wake();
         }
@@ -223,26 +267,40 @@ mod tests {
     }
 
     #[test]
-    fn room_is_taken_and_given_back() {
+    fn places_are_taken_and_left() {
         let ledger = Ledger::new(2, false);
-        assert_eq!(ledger.accept(true), Ok(0));
-        assert_eq!(ledger.accept(true), Ok(0));
+        let first = ledger.accept(true).unwrap();
+        let second = ledger.accept(true).unwrap();
         assert_eq!(ledger.accept(true), Err(Refused::Full));
-        assert_eq!(ledger.accept(false), Ok(0), "a callback is never refused for room");
-        ledger.start();
+        let inside = ledger.accept(false).expect("a callback is never refused for room");
+        ledger.start(inside);
+        assert_eq!(ledger.accept(true), Err(Refused::Full), "it had no place to leave");
+        ledger.start(first);
+        ledger.accept(true).unwrap();
         assert_eq!(ledger.accept(true), Err(Refused::Full));
-        ledger.start();
-        assert_eq!(ledger.accept(true), Ok(0));
-        assert_eq!(ledger.in_flight(), 2);
+        ledger.start(second);
+        assert_eq!(ledger.in_flight(), 1);
+    }
+
+    #[test]
+    fn callbacks_that_resubmit_keep_no_places() {
+        let ledger = Ledger::new(1, false);
+        let mut chain = ledger.accept(true).unwrap();
+        for _ in 0..10 {
+            ledger.start(chain);
+            chain = ledger.accept(false).unwrap();
+            let outside = ledger.accept(true).expect("the chain is not in the way");
+            ledger.start(outside);
+        }
     }
 
     #[test]
     fn a_waiter_for_room_is_woken() {
         let ledger = Ledger::new(1, false);
-        ledger.accept(true).unwrap();
+        let first = ledger.accept(true).unwrap();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| ledger.wait_for_room());
-            ledger.start();
+            ledger.start(first);
             ledger.offer_room();
             assert!(waiter.join().unwrap());
             ledger.accept(true).unwrap();
@@ -261,7 +319,7 @@ mod tests {
         let point = ledger.drain_point();
         assert!(!ledger.drained(point));
         let late = ledger.accept(true).unwrap();
-        assert_ne!(early, late);
+        assert_ne!(early, late, "they belong to different epochs");
         ledger.finish(early);
         assert!(ledger.drained(point), "the later event does not hold the drain back");
         let second = ledger.drain_point();

@@ -361,9 +361,10 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 /// back completed, so that its callback hears of it.
 fn admit<C>(ledger: &Ledger, mut event: IOEvent<C>) -> IOEvent<C> {
     let launched = event.launch();
-    // The reactor asked for room before, and closes a ledger only after its lane.
-    let epoch = ledger.accept(false).unwrap_or_default();
-    event.set_owner(ledger, epoch);
+    // There is room: the reactor, which alone takes places here, has asked. And the ledger is
+    // closed only after the lane has ended.
+    let admission = ledger.accept(true).unwrap_or_default();
+    event.set_owner(ledger, admission);
     if let Err(Unfit::InFlight | Unfit::Unprepared | Unfit::Whole) = launched {
         event.complete(-i64::from(libc::EINVAL));
     }

@@ -15,7 +15,7 @@ use std::sync::atomic::{
 };
 
 use crate::buffer::Buffer;
-use crate::ledger::{Epoch, Ledger};
+use crate::ledger::{Admission, Ledger};
 
 /// The result of an event that has not completed.
 pub const PENDING: i64 = i64::MIN;
@@ -128,12 +128,17 @@ struct Progress {
     segments: Vec<libc::iovec>,
     next: usize,
     owner: *const Ledger,
-    epoch: Epoch,
+    admission: Admission,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Progress { segments: Vec::new(), next: 0, owner: std::ptr::null(), epoch: 0 }
+        Progress {
+            segments: Vec::new(),
+            next: 0,
+            owner: std::ptr::null(),
+            admission: Admission::default(),
+        }
     }
 }
 
@@ -374,18 +379,18 @@ impl<C> IOEvent<C> {
     }
 
     /// Remembers the ledger that counted the event in. It outlives the event's flight.
-    pub(crate) fn set_owner(&mut self, ledger: *const Ledger, epoch: Epoch) {
+    pub(crate) fn set_owner(&mut self, ledger: *const Ledger, admission: Admission) {
         // SAFETY: the engine holds the event, and it alone touches the progress.
         let progress = unsafe { &mut *self.inner().progress.get() };
         progress.owner = ledger;
-        progress.epoch = epoch;
+        progress.admission = admission;
     }
 
-    /// The ledger that counted the event in, and the epoch it gave.
-    pub(crate) fn owner(&self) -> (*const Ledger, Epoch) {
+    /// The ledger that counted the event in, and how.
+    pub(crate) fn owner(&self) -> (*const Ledger, Admission) {
         // SAFETY: the engine holds the event, and it alone touches the progress.
         let progress = unsafe { &*self.inner().progress.get() };
-        (progress.owner, progress.epoch)
+        (progress.owner, progress.admission)
     }
 
     /// The next operation of a launched event: all that is left of it, as far as one operation

@@ -58,7 +58,8 @@ pub struct ioe_config {
     /// Operations in the kernel at once: 1 to 32768. Default 128.
     pub depth: u32,
     /// Accepted events whose callback has not started: 1 to 1048576. Beyond it `ioe_submit`
-    /// waits; events submitted inside callbacks count, but are never refused. Default 1024.
+    /// waits. Events submitted inside callbacks are never refused, and take no room from those
+    /// outside. Default 1024.
     pub queue_size: u32,
     /// Callback threads: 0 to 256. With 0, callbacks run on the driver thread. Ignored with
     /// `IOE_POLLED` and with `shared`. Default 1.
