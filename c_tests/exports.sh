@@ -1,0 +1,39 @@
+#!/bin/sh
+# Promise: the shared library exports the functions that the header declares, all of them and
+# nothing else. TAP on stdout. The library is the first argument, or the one of the release build.
+cd "$(dirname "$0")/.." || exit 1
+library=${1:-target/release/libio_engine.so}
+
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+status=0
+
+# report NUMBER NAME FILE: passes where the file of offending names is empty.
+report() {
+    if [ -s "$3" ]; then
+        echo "not ok $1 - $2"
+        sed 's/^/# /' "$3"
+        status=1
+    else
+        echo "ok $1 - $2"
+    fi
+}
+
+echo 1..3
+# Preprocessed, so that names in comments do not count.
+"${CC:-cc}" -E -P -x c include/io_engine.h | grep -o 'ioe_[a-z0-9_]*(' | tr -d '(' | sort -u \
+    >"$work/declared"
+# The nodes of a version script are absolute symbols and no functions.
+nm -D --defined-only "$library" | awk '$2 != "A" { sub(/@.*/, "", $3); print $3 }' | sort -u \
+    >"$work/exported"
+
+# Without names on both sides the comparison below would pass on nothing.
+for side in declared exported; do
+    [ -s "$work/$side" ] || echo "nothing is $side"
+done >"$work/empty"
+comm -23 "$work/declared" "$work/exported" >"$work/missing"
+comm -13 "$work/declared" "$work/exported" >"$work/extra"
+report 1 "there are declarations and exports" "$work/empty"
+report 2 "every declared function is exported" "$work/missing"
+report 3 "every exported symbol is a declared function" "$work/extra"
+exit $status

@@ -1,0 +1,262 @@
+/*
+ * Promise: the descriptor of a polled context wakes a loop that sleeps on it whenever ioe_poll has
+ * something to hand out. No wait here has a time limit: one wake-up lost and the test hangs. Once
+ * everything is handed out the descriptor is quiet, without the program ever reading it.
+ */
+#include "common.h"
+
+#include <poll.h>
+#include <sys/epoll.h>
+
+#define BLOCK 4096
+#define BLOCKS 64
+#define MAX_DEPTH 32
+
+static const delivery *const polled = &deliveries[0];
+
+/* A program's own event loop, as small as can be. */
+typedef struct loop {
+    ioe_context *ctx;
+    int epoll;
+    int fd;
+} loop;
+
+static void loop_watch(loop *l, ioe_context *ctx)
+{
+    struct epoll_event interest = {.events = EPOLLIN};
+    l->ctx = ctx;
+    l->fd = ioe_context_fd(ctx);
+    assert_true(l->fd >= 0);
+    l->epoll = epoll_create1(EPOLL_CLOEXEC);
+    assert_true(l->epoll >= 0);
+    assert_int_equal(epoll_ctl(l->epoll, EPOLL_CTL_ADD, l->fd, &interest), 0);
+}
+
+static bool is_readable(int fd)
+{
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+    int ready = poll(&one, 1, 0);
+    assert_in_range(ready, 0, 1);
+    return ready == 1;
+}
+
+/* A ring's own business in the kernel may end a sleep with EINTR, as any signal may. */
+static void loop_sleep(loop *l)
+{
+    struct epoll_event ready;
+    int count;
+    do {
+        count = epoll_wait(l->epoll, &ready, 1, -1);
+    } while (count < 0 && errno == EINTR);
+    assert_int_equal(count, 1);
+}
+
+/* Sleeps and polls in turn until the latch stands at target. The value counts empty wake-ups. */
+static unsigned loop_until(loop *l, latch *done, unsigned long target)
+{
+    unsigned idle = 0;
+    assert_true(ioe_poll(l->ctx, 0, 0) >= 0);
+    while (latch_count(done) < target) {
+        loop_sleep(l);
+        int ran = ioe_poll(l->ctx, 0, 0);
+        assert_true(ran >= 0);
+        idle += ran == 0;
+    }
+    return idle;
+}
+
+static int file_of_blocks(place where)
+{
+    static uint8_t block[BLOCK];
+    int fd = temp_file(where);
+    for (uint64_t i = 0; i < BLOCKS; i++) {
+        pattern_fill(block, BLOCK, 5, i * BLOCK);
+        assert_int_equal(pwrite(fd, block, BLOCK, (off_t)(i * BLOCK)), BLOCK);
+    }
+    assert_int_equal(fsync(fd), 0);
+    return fd;
+}
+
+static void read_in_rounds(int fd, unsigned depth, unsigned long rounds)
+{
+    ioe_context *ctx = new_context(polled, depth, depth);
+    uint8_t *bufs = ioe_buffer_alloc(MAX_DEPTH * BLOCK, 0);
+    ioe_event *events[MAX_DEPTH];
+    latch done = LATCH_INIT;
+    loop l;
+    uint64_t random = 1;
+    unsigned idle = 0;
+    assert_non_null(bufs);
+    loop_watch(&l, ctx);
+    for (size_t i = 0; i < depth; i++) {
+        events[i] = ioe_event_new();
+        assert_int_equal(ioe_event_set_callback(events[i], hit_latch, &done), 0);
+    }
+    for (unsigned long round = 1; round <= rounds; round++) {
+        for (size_t i = 0; i < depth; i++) {
+            uint64_t offset = next_random(&random) % BLOCKS * BLOCK;
+            assert_int_equal(ioe_prep_read(events[i], fd, bufs + i * BLOCK, BLOCK, offset), 0);
+            ASSERT_CALL(ioe_submit(ctx, events[i]), 0);
+        }
+        idle += loop_until(&l, &done, round * depth);
+        assert_false(is_readable(l.fd));
+        for (size_t i = 0; i < depth; i++) {
+            assert_int_equal(ioe_event_result(events[i]), BLOCK);
+            assert_int_equal(bufs[i * BLOCK], pattern_byte(5, ioe_event_offset(events[i])));
+        }
+    }
+    printf("# depth %u: %lu rounds, %u wake-ups with nothing to hand out\n", depth, rounds, idle);
+    for (size_t i = 0; i < depth; i++)
+        assert_int_equal(ioe_event_free(events[i]), 0);
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    close(l.epoll);
+    ioe_buffer_free(bufs);
+}
+
+static void buffered_reads_wake_the_loop(void **state)
+{
+    int fd = file_of_blocks(ON_DISK);
+    (void)state;
+    read_in_rounds(fd, 1, scaled(20000));
+    read_in_rounds(fd, MAX_DEPTH, scaled(3000));
+    close(fd);
+}
+
+static void direct_reads_wake_the_loop(void **state)
+{
+    int fd = file_of_blocks(ON_DISK);
+    int direct = open_direct(fd);
+    (void)state;
+    read_in_rounds(direct, 1, scaled(5000));
+    read_in_rounds(direct, MAX_DEPTH, scaled(1000));
+    close(direct);
+    close(fd);
+}
+
+/* ---- whenever it is asked for ---- */
+
+enum moment { BEFORE_USE, AFTER_SUBMIT, IN_THE_KERNEL, COMPLETE_BUT_UNSEEN, MOMENTS };
+
+static void *let_go(void *arg)
+{
+    return stuck_let_go(arg) ? arg : NULL;
+}
+
+static void asked_for_at_any_moment(void **state)
+{
+    (void)state;
+    for (int moment = 0; moment < MOMENTS; moment++) {
+        ioe_context *ctx = new_context(polled, 8, 8);
+        latch done = LATCH_INIT;
+        loop l;
+        stuck_read stuck;
+        void *written = NULL;
+        stuck_prepare(&stuck, hit_latch, &done);
+        if (moment == BEFORE_USE)
+            loop_watch(&l, ctx);
+        ASSERT_CALL(ioe_submit(ctx, stuck.event), 0);
+        if (moment == AFTER_SUBMIT)
+            loop_watch(&l, ctx);
+        ASSERT_CALL(ioe_poll(ctx, 0, 0), 0);
+        /* What is there already must be told to one who asks only now. */
+        if (moment == COMPLETE_BUT_UNSEEN)
+            assert_true(stuck_let_go(&stuck));
+        if (moment == IN_THE_KERNEL || moment == COMPLETE_BUT_UNSEEN)
+            loop_watch(&l, ctx);
+        if (moment == COMPLETE_BUT_UNSEEN) {
+            loop_sleep(&l);
+            loop_until(&l, &done, 1);
+        } else {
+            pthread_t thread = start_thread(let_go, &stuck);
+            loop_until(&l, &done, 1);
+            assert_int_equal(pthread_join(thread, &written), 0);
+            assert_non_null(written);
+        }
+        assert_false(is_readable(l.fd));
+        assert_int_equal(ioe_context_fd(ctx), l.fd);
+        ASSERT_CALL(ioe_context_free(ctx), 0);
+        /* It went with the context. */
+        assert_int_equal(fcntl(l.fd, F_GETFD), -1);
+        close(l.epoll);
+        stuck_free(&stuck);
+    }
+}
+
+/* While something to hand out remains, the descriptor says so, however little a poll took. */
+static void what_remains_is_told(void **state)
+{
+    enum { READS = 4 };
+    ioe_context *ctx = new_context(polled, 8, 8);
+    latch done = LATCH_INIT;
+    stuck_read stuck[READS];
+    loop l;
+    (void)state;
+    loop_watch(&l, ctx);
+    assert_false(is_readable(l.fd));
+    for (size_t i = 0; i < READS; i++) {
+        stuck_prepare(&stuck[i], hit_latch, &done);
+        ASSERT_CALL(ioe_submit(ctx, stuck[i].event), 0);
+    }
+    ASSERT_CALL(ioe_poll(ctx, 0, 0), 0);
+    for (size_t i = 0; i < READS; i++) {
+        assert_int_equal(latch_count(&done), i);
+        assert_true(stuck_let_go(&stuck[i]));
+        loop_until(&l, &done, i + 1);
+        assert_false(is_readable(l.fd));
+    }
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    close(l.epoll);
+    for (size_t i = 0; i < READS; i++)
+        stuck_free(&stuck[i]);
+}
+
+typedef struct succession {
+    ioe_context *ctx;
+    latch done;
+    int fd;
+    unsigned long left;
+    bool failed;
+} succession;
+
+static void submit_next(ioe_event *event, void *arg)
+{
+    succession *n = arg;
+    if (--n->left > 0)
+        n->failed = n->failed || ioe_prep_fsync(event, n->fd) != 0 ||
+                    ioe_submit(n->ctx, event) != 0;
+    latch_hit(&n->done);
+}
+
+/* What a callback submits inside ioe_poll is not forgotten when the loop goes back to sleep. */
+static void submits_from_callbacks_wake_the_loop(void **state)
+{
+    unsigned long links = scaled(10000);
+    ioe_context *ctx = new_context(polled, 1, 1);
+    succession n = {.ctx = ctx, .done = LATCH_INIT, .fd = temp_file(IN_MEMORY), .left = links};
+    ioe_event *event = ioe_event_new();
+    loop l;
+    (void)state;
+    loop_watch(&l, ctx);
+    assert_int_equal(ioe_prep_fsync(event, n.fd), 0);
+    assert_int_equal(ioe_event_set_callback(event, submit_next, &n), 0);
+    ASSERT_CALL(ioe_submit(ctx, event), 0);
+    loop_until(&l, &n.done, links);
+    assert_false(n.failed);
+    assert_false(is_readable(l.fd));
+    assert_int_equal(ioe_event_free(event), 0);
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    close(l.epoll);
+    close(n.fd);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(buffered_reads_wake_the_loop),
+        cmocka_unit_test(direct_reads_wake_the_loop),
+        cmocka_unit_test(asked_for_at_any_moment),
+        cmocka_unit_test(what_remains_is_told),
+        cmocka_unit_test(submits_from_callbacks_wake_the_loop),
+    };
+    return RUN_TESTS(tests);
+}
