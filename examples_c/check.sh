@@ -1,0 +1,268 @@
+#!/bin/sh
+# check.sh: the programs a user would copy do what their first lines say, also when they fail.
+# TAP on stdout. Run as: prove examples_c/check.sh :: DIRECTORY
+# The built programs are taken from $1, else $EXAMPLES, else target/examples.
+set -u
+LC_ALL=C
+export LC_ALL
+bin=$(cd "${1:-${EXAMPLES:-target/examples}}" && pwd) || {
+    echo "Bail out! the examples are not built"
+    exit 1
+}
+dir=$(mktemp -d) || exit 1
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 1' HUP INT TERM
+cd "$dir" || exit 1
+
+count=0
+failures=0
+
+# ok STATUS NAME: reports a test; on failure also what the program had printed.
+ok() {
+    count=$((count + 1))
+    if [ "$1" -eq 0 ]; then
+        echo "ok $count - $2"
+    else
+        failures=$((failures + 1))
+        echo "not ok $count - $2"
+        sed 's/^/# /' out err 2>/dev/null
+    fi
+}
+
+skip() {
+    count=$((count + 1))
+    echo "ok $count - $1 # SKIP $2"
+}
+
+# run PROGRAM ARGS: its exit status in $status, what it printed in the files out and err.
+run() {
+    program=$1
+    shift
+    timeout 60 "$bin/$program" "$@" >out 2>err </dev/null
+    status=$?
+}
+
+# refused NAME STATUS PATTERN: the last run ended with STATUS and said PATTERN on stderr.
+refused() {
+    [ "$status" -eq "$2" ] && grep -q -- "$3" err && [ ! -s out ]
+    ok $? "$1"
+}
+
+same() { [ "$status" -eq 0 ] && cmp -s "$1" "$2"; }
+
+block() { head -c "$1" /dev/urandom >"$2"; }
+
+sizes="0 1 4095 4096 $((1024 * 1024 + 7))"
+for size in $sizes; do block "$size" "in.$size"; done
+big=$dir/in.$((1024 * 1024 + 7))
+
+# ---- quickstart
+run quickstart new.dat
+[ "$status" -eq 0 ] && grep -q "read back" out && [ -s new.dat ]
+ok $? "quickstart writes, reads back and compares"
+run quickstart no/such/file
+refused "quickstart names the errno of a file it cannot open" 1 "ENOENT"
+
+# ---- event_loop
+for size in $sizes; do
+    run event_loop "in.$size"
+    sum=$(sum -s <"in.$size" | cut -d' ' -f1)
+    [ "$status" -eq 0 ] && [ "$(cat out)" = "$size bytes, checksum $sum" ]
+    ok $? "event_loop counts $size bytes as sum -s does"
+done
+block 20000001 large
+run event_loop large
+sum=$(sum -s <large | cut -d' ' -f1)
+[ "$status" -eq 0 ] && [ "$(cat out)" = "20000001 bytes, checksum $sum" ]
+ok $? "event_loop counts more blocks than it holds"
+run event_loop missing
+refused "event_loop names the errno of a missing file" 1 "missing: ENOENT"
+run event_loop .
+refused "event_loop refuses a directory" 1 "only regular files"
+run event_loop
+refused "event_loop without a file shows its usage" 2 "usage:"
+
+# ---- copy: sizes, depths, blocks
+for size in $sizes; do
+    for depth in 1 7 64; do
+        for block in 4k 3000 1m; do
+            rm -f to
+            run copy --depth "$depth" --block "$block" "in.$size" to
+            same "in.$size" to
+            ok $? "copy of $size bytes, depth $depth, block $block"
+        done
+    done
+done
+
+block 1 probe
+run copy --direct probe probe.to
+if grep -q "does not do O_DIRECT" err; then
+    skip "copy --direct" "the file system of $dir does not do O_DIRECT"
+else
+    for size in $sizes; do
+        for depth in 1 64; do
+            rm -f to
+            run copy --direct --depth "$depth" --block 64k "in.$size" to
+            same "in.$size" to
+            ok $? "copy --direct of $size bytes, depth $depth"
+        done
+    done
+    block $((1024 * 1024)) aligned
+    run copy --direct --block 4k aligned to
+    same aligned to
+    ok $? "copy --direct of whole blocks only"
+fi
+
+# ---- copy: drivers
+for driver in auto uring aio pool; do
+    rm -f to
+    run copy --driver "$driver" "$big" to
+    if [ "$status" -eq 1 ] && grep -q "$driver: this I/O driver cannot be used.*: E" err; then
+        [ ! -e to ]
+        ok $? "copy --driver $driver says that it cannot be used here"
+    else
+        same "$big" to && { [ "$driver" = auto ] || grep -q "($driver," out; }
+        ok $? "copy --driver $driver"
+    fi
+done
+
+# ---- copy: what it prints, and the mode
+rm -f to
+run copy "$big" to
+[ "$status" -eq 0 ] && [ ! -s err ] &&
+    grep -q "^copied 1048583 bytes, synced, compared: .*MB/s (.* operations, .* system calls)$" out
+ok $? "copy closes with one line"
+run copy --no-check "$big" to
+same "$big" to && ! grep -q compared out
+ok $? "copy --no-check claims no comparison"
+run copy --quiet "$big" to
+same "$big" to && [ ! -s out ] && [ ! -s err ]
+ok $? "copy --quiet prints nothing"
+run copy --help
+[ "$status" -eq 0 ] && grep -q "^usage:" out && [ ! -s err ]
+ok $? "copy --help"
+for mode in 640 444 755; do
+    rm -f to
+    chmod "$mode" in.1
+    run copy in.1 to
+    same in.1 to && [ "$(stat -c %a to)" = "$mode" ]
+    ok $? "copy preserves mode $mode"
+done
+chmod 644 in.1
+block 5000000 to
+run copy "$big" to
+same "$big" to
+ok $? "copy over a longer file leaves nothing of it"
+ln -sf to link
+block 10 to
+run copy "$big" link
+same "$big" to && [ -L link ]
+ok $? "copy through a symbolic link writes the file it names"
+mkdir sub
+run copy "$big" sub/to
+same "$big" sub/to
+ok $? "copy into another directory"
+
+# ---- copy: what it refuses
+block 100 kept
+cp kept kept.before
+ln kept hard
+ln -s kept soft
+for other in kept ./kept hard soft; do
+    run copy kept "$other"
+    [ "$status" -eq 1 ] && grep -q "same file" err && cmp -s kept kept.before
+    ok $? "copy refuses to copy a file onto itself ($other)"
+done
+run copy missing kept
+[ "$status" -eq 1 ] && grep -q "missing: .*ENOENT" err && cmp -s kept kept.before
+ok $? "copy of a missing source leaves the target alone"
+run copy kept sub
+refused "copy refuses a directory as target" 1 "sub: .*EISDIR.*directory"
+run copy sub to
+refused "copy refuses a directory as source" 1 "sub: is a directory"
+run copy kept no/such/place
+refused "copy says that the target's directory is missing" 1 "no/such/place: .*ENOENT"
+mkfifo pipe
+run copy pipe to
+refused "copy refuses a pipe as source, without waiting for it" 1 "pipe: .*only regular files"
+run copy kept pipe
+refused "copy refuses a pipe as target, without waiting for it" 1 "pipe: .*not a regular file"
+run copy kept /dev/null
+refused "copy refuses a device as target" 1 "not a regular file"
+if [ -r /proc/version ]; then
+    run copy /proc/version kept
+    [ "$status" -eq 1 ] && grep -q "more than the size" err && cmp -s kept kept.before
+    ok $? "copy refuses a source that hides its size"
+else
+    skip "copy refuses a source that hides its size" "no /proc"
+fi
+mkdir locked
+chmod 555 locked
+if touch locked/probe 2>/dev/null; then
+    skip "copy into a directory that may not be written" "permissions do not bind this user"
+else
+    run copy kept locked/to
+    refused "copy into a directory that may not be written" 1 "locked/to: .*EACCES"
+fi
+
+# ---- copy: no half copy stays
+# limited ARGS: copy where no file may grow beyond half a mebibyte.
+limited() {
+    (
+        ulimit -f 1024
+        exec timeout 60 "$bin/copy" "$@"
+    ) >out 2>err </dev/null
+    status=$?
+}
+rm -f to
+limited "$big" to
+[ "$status" -eq 1 ] && grep -q "to: .*EFBIG" err && [ ! -e to ] && [ ! -s out ]
+ok $? "copy removes a new target that could not be made whole"
+block 10 to
+limited "$big" to
+[ "$status" -eq 1 ] && grep -q "to: emptied" err && [ -e to ] && [ ! -s to ] && [ ! -s out ]
+ok $? "copy empties an old target that could not be made whole"
+
+mkdir full
+cat >full.sh <<'EOF'
+mount -t tmpfs -o size=512k tmpfs full || exit 77
+"$1" "$2" full/to
+status=$?
+[ -e full/to ] && echo "left over" >&2
+exit $status
+EOF
+timeout 60 unshare --mount sh full.sh "$bin/copy" "$big" >out 2>err </dev/null
+status=$?
+if grep -q "^copy:" err; then
+    [ "$status" -eq 1 ] && grep -q "full/to: .*ENOSPC.*free some space" err &&
+        grep -q "removed" err && ! grep -q "left over" err
+    ok $? "copy to a full file system says so and leaves nothing"
+else
+    skip "copy to a full file system" "cannot mount one here"
+fi
+
+# ---- copy: wrong command lines
+wrong() {
+    name=$1
+    shift
+    run copy "$@"
+    refused "copy: $name" 2 "copy --help"
+}
+wrong "no arguments"
+wrong "one argument" kept
+wrong "three arguments" kept to more
+wrong "unknown option" --bogus kept to
+wrong "depth 0" --depth 0 kept to
+wrong "depth with a sign" --depth -1 kept to
+wrong "depth with a word" --depth many kept to
+wrong "block 0" --block 0 kept to
+wrong "block with an unknown unit" --block 4x kept to
+wrong "block with two units" --block 4kk kept to
+wrong "block that overflows" --block 99999999999999999999g kept to
+wrong "block beyond the limit" --block 2g kept to
+wrong "depth times block beyond the limit" --depth 4096 --block 1g kept to
+wrong "unknown driver" --driver floppy kept to
+wrong "unaligned block with --direct" --direct --block 3000 kept to
+
+echo "1..$count"
+[ "$failures" -eq 0 ]
