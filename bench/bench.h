@@ -1,0 +1,134 @@
+/*
+ * bench.h: what every side of the comparison shares, so that all of them do the same work: the
+ * same file, the same random blocks in the same order, the same buffers, the same checks.
+ */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    SECTOR = 512,      /* each carries its number at both ends */
+    SAMPLE_EVERY = 16, /* one block number in so many has its data checked */
+};
+
+/* What a side is asked to do. The same object for all sides of a round. */
+struct work {
+    int fd;
+    uint32_t block;  /* bytes per read */
+    uint32_t depth;  /* reads in flight at most */
+    uint32_t batch;  /* reads handed over, and waited for, at once */
+    uint64_t blocks; /* in the file */
+    uint64_t seed;
+    char *buffers;       /* work_buffers(depth) blocks */
+    uint32_t *latencies; /* in ns, room for max_latencies; NULL: not wanted */
+    uint64_t max_latencies;
+    uint32_t latency_every;
+};
+
+/* A side that has a queue before its depth needs buffers for both. */
+static inline uint32_t work_buffers(uint32_t depth)
+{
+    return 2 * depth + 4;
+}
+
+/* A side's progress: draws the blocks to read, checks what came. */
+struct reads {
+    const struct work *work;
+    uint64_t random;
+    uint64_t issued;
+    uint64_t timed;         /* latencies stored */
+    _Atomic uint64_t wrong; /* reads that failed, were short, or brought other data */
+};
+
+struct side {
+    const char *name;
+    const char *what;
+    /* NULL after a sentence on stderr. Everything that is not reading happens here. */
+    void *(*open)(const struct work *work);
+    /* Returns 0 when count more reads are done, else a negated errno. */
+    int (*run)(void *self, uint64_t count);
+    uint64_t (*system_calls)(void *self);
+    struct reads *(*reads)(void *self);
+    void (*close)(void *self);
+};
+
+extern const struct side engine_polled, engine_inline, engine_producer, engine_wait;
+extern const struct side engine_one_worker, engine_two_workers;
+extern const struct side peer_uring, peer_uring_registered, peer_pread;
+
+static inline uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static inline void reads_init(struct reads *r, const struct work *work)
+{
+    memset(r, 0, sizeof *r);
+    r->work = work;
+    r->random = work->seed;
+}
+
+/* The number of the next block to read (splitmix64, folded without a division). */
+static inline uint64_t reads_next(struct reads *r)
+{
+    uint64_t z = r->random += UINT64_C(0x9e3779b97f4a7c15);
+
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    r->issued++;
+    return ((z >> 32) * r->work->blocks) >> 32;
+}
+
+static inline bool block_is(const struct work *work, const char *data, uint64_t block)
+{
+    uint64_t sectors = work->block / SECTOR, first, last;
+
+    memcpy(&first, data, sizeof first);
+    memcpy(&last, data + work->block - sizeof last, sizeof last);
+    return first == block * sectors + 1 && last == (block + 1) * sectors;
+}
+
+/*
+ * What a program does with a completion at the least: look at its result. And for the bench, on a
+ * sample that the block's number decides and so is the same on all sides, at the data.
+ */
+static inline void reads_check(struct reads *r, uint64_t block, const char *data, int64_t result)
+{
+    if (result != (int64_t)r->work->block ||
+        (block % SAMPLE_EVERY == 0 && !block_is(r->work, data, block)))
+        atomic_fetch_add_explicit(&r->wrong, 1, memory_order_relaxed);
+}
+
+/* Latencies are of use at depth 1 only: the time from before the submission to the check. */
+static inline uint64_t reads_clock(const struct reads *r)
+{
+    const struct work *w = r->work;
+
+    return w->latencies && r->issued % w->latency_every == 0 ? now_ns() : 0;
+}
+
+static inline void reads_time(struct reads *r, uint64_t start)
+{
+    if (start != 0 && r->timed < r->work->max_latencies)
+        r->work->latencies[r->timed++] = (uint32_t)(now_ns() - start);
+}
+
+/* A file whose sectors carry their numbers; path NULL: a nameless one in the current directory. */
+struct bench_file {
+    int buffered, direct; /* direct: -1 where the file system has no O_DIRECT */
+    uint64_t size;
+};
+int file_open(struct bench_file *file, const char *path, uint64_t size);
+/* Into the page cache, or out of it. */
+int file_cache(const struct bench_file *file, bool cached);
+char *buffers_new(uint32_t blocks, uint32_t block);
+
+#endif

@@ -1,0 +1,91 @@
+/*
+ * file.c: the file that is read, and the memory it is read into.
+ */
+#include "bench.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { CHUNK = 1 << 20, PAGE = 4096 };
+
+static int complain(const char *path, const char *what)
+{
+    int err = errno;
+
+    fprintf(stderr, "bench: %s: %s: %s\n", path, what, strerror(err));
+    return -err;
+}
+
+static bool sector_is(int fd, uint64_t number)
+{
+    uint64_t stamp;
+
+    return pread(fd, &stamp, sizeof stamp, (off_t)(number * SECTOR)) == sizeof stamp &&
+           stamp == number + 1;
+}
+
+static int fill(int fd, const char *path, uint64_t size)
+{
+    static char chunk[CHUNK];
+
+    for (uint64_t at = 0; at < size; at += CHUNK) {
+        for (uint32_t i = 0; i < CHUNK; i += SECTOR) {
+            uint64_t stamp = (at + i) / SECTOR + 1;
+            memcpy(chunk + i, &stamp, sizeof stamp);
+            memcpy(chunk + i + SECTOR - sizeof stamp, &stamp, sizeof stamp);
+        }
+        if (pwrite(fd, chunk, CHUNK, (off_t)at) != CHUNK)
+            return complain(path, "writing");
+    }
+    /* Dirty pages would be written back while the clock runs. */
+    return fsync(fd) < 0 ? complain(path, "syncing") : 0;
+}
+
+int file_open(struct bench_file *file, const char *path, uint64_t size)
+{
+    char nameless[] = "io_engine-bench-XXXXXX";
+    const char *name = path ? path : nameless;
+    int fd = path ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644) : mkostemp(nameless, O_CLOEXEC);
+    struct stat st;
+
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return complain(name, "opening");
+    file->direct = open(name, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    if (!path)
+        unlink(name);
+    bool ours = (uint64_t)st.st_size == size && sector_is(fd, 0) &&
+                sector_is(fd, size / SECTOR - 1);
+    if (!ours && st.st_size != 0) {
+        fprintf(stderr, "bench: %s: holds something else: name a file that does not exist\n", name);
+        return -EEXIST;
+    }
+    file->buffered = fd;
+    file->size = size;
+    return ours ? 0 : fill(fd, name, size);
+}
+
+int file_cache(const struct bench_file *file, bool cached)
+{
+    static char chunk[CHUNK];
+
+    if (!cached)
+        return -posix_fadvise(file->buffered, 0, 0, POSIX_FADV_DONTNEED);
+    for (uint64_t at = 0; at < file->size; at += CHUNK)
+        if (pread(file->buffered, chunk, CHUNK, (off_t)at) != CHUNK)
+            return complain("file", "reading into the page cache");
+    return 0;
+}
+
+char *buffers_new(uint32_t blocks, uint32_t block)
+{
+    size_t len = ((size_t)blocks * block + PAGE - 1) / PAGE * PAGE;
+    char *buffers = aligned_alloc(PAGE, len);
+
+    if (buffers)
+        memset(buffers, 0, len); /* page faults now, not under the clock */
+    return buffers;
+}
