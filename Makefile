@@ -71,7 +71,7 @@ check-rust: tools-c ## the engine's own tests, the simulator among them
 	$(CARGO) test --locked --release -- --nocapture
 
 sim: ## the simulator alone: make sim SEED=1 OPS=10000000
-	SEED=$(SEED) OPS=$(OPS) $(CARGO) test --locked --release --lib simulation -- --nocapture
+	$(if $(SEED),SEED=$(SEED)) $(if $(OPS),OPS=$(OPS)) $(CARGO) test --locked --release --lib simulation -- --nocapture
 
 header: ## refresh include/io_engine.h
 	IOE_UPDATE_HEADER=1 $(CARGO) test --locked --release --test header
@@ -79,8 +79,8 @@ header: ## refresh include/io_engine.h
 check-headers: $(SHARED) tools-c ## the header alone, in every language it promises
 	prove c_tests/header.sh c_tests/exports.sh c_tests/error_table.sh
 
-check-c: $(C_TESTS) $(EXAMPLES) tools-c ## the C and C++ tests, and the examples
-	$(PROVE) $(C_TESTS)
+check-c: $(C_TESTS) $(EXAMPLES) target/bench/allocs tools-c ## the C and C++ tests, and the examples
+	$(PROVE) $(C_TESTS) target/bench/allocs
 	EXAMPLES=target/examples prove --exec 'timeout --kill-after=5 $(TIME_LIMIT) bash' examples_c/check.sh
 
 target/c_tests/%: c_tests/%.c c_tests/common.h $(HEADER) $(SHARED) | tools-c
@@ -126,7 +126,7 @@ target/bench/%: $(wildcard bench/*.c bench/*.h) $(HEADER) $(SHARED) | tools-benc
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $(BENCH_$*) $(LINK) -luring
 BENCH_bench := $(filter-out bench/allocs.c,$(wildcard bench/*.c))
-BENCH_allocs := bench/allocs.c
+BENCH_allocs := bench/allocs.c bench/engine.c bench/file.c
 
 DEST_LIB := $(DESTDIR)$(LIBDIR)
 DEST_INCLUDE := $(DESTDIR)$(PREFIX)/include
