@@ -48,5 +48,9 @@ fn main() {
     for file in files {
         builder = builder.with_src(file);
     }
-    builder.generate().expect("a header from src/ffi").write_to_file(out);
+    let mut header = Vec::new();
+    builder.generate().expect("a header from src/ffi").write(&mut header);
+    // What Rust calls safety is to a C programmer what a call requires.
+    let header = String::from_utf8(header).expect("UTF-8").replace(" * # Safety", " * Requires:");
+    std::fs::write(out, header).expect("OUT_DIR");
 }

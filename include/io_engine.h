@@ -355,7 +355,7 @@ void ioe_set_log(ioe_log_fn fn, void *arg, int max_level);
  * - `-EINVAL`: `cfg` is NULL, or `size` is below 8 or no multiple of 8.
  * - `-E2BIG`: `size` is above 4096.
  *
- * # Safety
+ * Requires:
  * `cfg` is NULL or has `size` writable bytes.
  */
 int ioe_config_init(struct ioe_config *cfg, size_t size);
@@ -378,7 +378,7 @@ int ioe_config_init(struct ioe_config *cfg, size_t size);
  * - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max.
  * - `-EOWNERDEAD`: `shared` was made before a fork(2), by the parent.
  *
- * # Safety
+ * Requires:
  * `cfg` is NULL or has as many readable bytes as its `size` says; `out` is NULL or writable.
  */
 int ioe_context_new(const struct ioe_config *cfg, struct ioe_context **out);
@@ -391,7 +391,7 @@ int ioe_context_new(const struct ioe_config *cfg, struct ioe_context **out);
  * - `-E2BIG`: `size` is above 4096.
  * - `-EOWNERDEAD`: in a forked child.
  *
- * # Safety
+ * Requires:
  * `ctx` is NULL or a context; `out` is NULL or has `size` writable bytes.
  */
 int ioe_context_info(const struct ioe_context *ctx, struct ioe_info *out, size_t size);
@@ -404,7 +404,7 @@ int ioe_context_info(const struct ioe_context *ctx, struct ioe_info *out, size_t
  * - `-E2BIG`: `size` is above 4096.
  * - `-EOWNERDEAD`: in a forked child.
  *
- * # Safety
+ * Requires:
  * `ctx` is NULL or a context; `out` is NULL or has `size` writable bytes.
  */
 int ioe_context_stats(const struct ioe_context *ctx, struct ioe_stats *out, size_t size);
@@ -421,7 +421,7 @@ int ioe_context_stats(const struct ioe_context *ctx, struct ioe_stats *out, size
  * - `-EINVAL`: `ctx` is NULL, or `timeout_ms` is below -1.
  * - `-EOWNERDEAD`: in a forked child.
  *
- * # Safety
+ * Requires:
  * `ctx` is NULL or a context.
  */
 int ioe_drain(struct ioe_context *ctx, int64_t timeout_ms);
@@ -441,7 +441,7 @@ int ioe_drain(struct ioe_context *ctx, int64_t timeout_ms);
  * - `-EPERM`: not the owner of a polled context whose owner lives.
  * - `-EINVAL`: `ctx` is NULL.
  *
- * # Safety
+ * Requires:
  * `ctx` is NULL or a context; not used again after 0.
  */
 int ioe_context_free(struct ioe_context *ctx);
@@ -454,7 +454,7 @@ int ioe_context_free(struct ioe_context *ctx);
  * - `-EINVAL`: `out` is NULL, or `threads` is out of range.
  * - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max.
  *
- * # Safety
+ * Requires:
  * `out` is NULL or writable.
  */
 int ioe_workers_new(uint32_t threads, struct ioe_workers **out);
@@ -467,7 +467,7 @@ int ioe_workers_new(uint32_t threads, struct ioe_workers **out);
  * - `-EINVAL`: `workers` is NULL.
  * - `-EOWNERDEAD`: in a forked child, where the threads do not exist.
  *
- * # Safety
+ * Requires:
  * `workers` is NULL or came from `ioe_workers_new`; not used again after 0.
  */
 int ioe_workers_free(struct ioe_workers *workers);
@@ -483,7 +483,7 @@ int ioe_workers_free(struct ioe_workers *workers);
  * - `-EINVAL`: `ctx` is NULL or has no `IOE_POLLED`, or `timeout_ms` is below -1.
  * - `-EOWNERDEAD`: in a forked child.
  *
- * # Safety
+ * Requires:
  * `ctx` is NULL or a context.
  */
 int ioe_poll(struct ioe_context *ctx, uint32_t min, int64_t timeout_ms);
@@ -499,7 +499,7 @@ int ioe_poll(struct ioe_context *ctx, uint32_t min, int64_t timeout_ms);
  * - `-EMFILE`, `-ENFILE`: no descriptor: RLIMIT_NOFILE, sysctl fs.file-max.
  * - `-EOWNERDEAD`: in a forked child.
  *
- * # Safety
+ * Requires:
  * `ctx` is NULL or a context.
  */
 int ioe_context_fd(const struct ioe_context *ctx);
@@ -517,7 +517,7 @@ struct ioe_event *ioe_event_new(void);
  * Returns 0, or:
  * - `-EBUSY`: the event is in flight; nothing was freed.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or came from `ioe_event_new` and was not freed.
  */
 int ioe_event_free(struct ioe_event *event);
@@ -531,7 +531,7 @@ int ioe_event_free(struct ioe_event *event);
  * - `-EBUSY`: the event is in flight.
  * - `-EINVAL`: `event` or `buf` is NULL, or `offset` or `offset + len` is above INT64_MAX.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event; `buf` has `len` writable bytes until the event completes.
  */
 int ioe_prep_read(struct ioe_event *event, int fd, void *buf, size_t len, uint64_t offset);
@@ -543,7 +543,7 @@ int ioe_prep_read(struct ioe_event *event, int fd, void *buf, size_t len, uint64
  * - `-EBUSY`: the event is in flight.
  * - `-EINVAL`: `event` or `buf` is NULL, or `offset` or `offset + len` is above INT64_MAX.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event; `buf` has `len` readable bytes until the event completes.
  */
 int ioe_prep_write(struct ioe_event *event, int fd, const void *buf, size_t len, uint64_t offset);
@@ -558,7 +558,7 @@ int ioe_prep_write(struct ioe_event *event, int fd, const void *buf, size_t len,
  *   with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
  * - `-ENOMEM`: no memory for the copy of the array.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event; `iov` has `iovcnt` segments, writable until the event completes.
  */
 int ioe_prep_readv(struct ioe_event *event,
@@ -576,7 +576,7 @@ int ioe_prep_readv(struct ioe_event *event,
  *   with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
  * - `-ENOMEM`: no memory for the copy of the array.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event; `iov` has `iovcnt` segments, readable until the event completes.
  */
 int ioe_prep_writev(struct ioe_event *event,
@@ -594,7 +594,7 @@ int ioe_prep_writev(struct ioe_event *event,
  * - `-EBUSY`: the event is in flight.
  * - `-EINVAL`: `event` is NULL.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event.
  */
 int ioe_prep_fsync(struct ioe_event *event, int fd);
@@ -607,7 +607,7 @@ int ioe_prep_fsync(struct ioe_event *event, int fd);
  * - `-EBUSY`: the event is in flight.
  * - `-EINVAL`: `event` is NULL.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event.
  */
 int ioe_prep_fdatasync(struct ioe_event *event, int fd);
@@ -620,7 +620,7 @@ int ioe_prep_fdatasync(struct ioe_event *event, int fd);
  * - `-EBUSY`: the event is in flight.
  * - `-EINVAL`: `event` is NULL, or `offset` or `offset + len` is above INT64_MAX.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event.
  */
 int ioe_prep_fallocate(struct ioe_event *event, int fd, int mode, uint64_t offset, uint64_t len);
@@ -633,7 +633,7 @@ int ioe_prep_fallocate(struct ioe_event *event, int fd, int mode, uint64_t offse
  * - `-EBUSY`: the event is in flight.
  * - `-EINVAL`: `event` or `cb` is NULL.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event.
  */
 int ioe_event_set_callback(struct ioe_event *event, ioe_callback cb, void *arg);
@@ -645,7 +645,7 @@ int ioe_event_set_callback(struct ioe_event *event, ioe_callback cb, void *arg);
  *
  * Returns `-EINVAL` for NULL.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event.
  */
 int64_t ioe_event_result(const struct ioe_event *event);
@@ -654,7 +654,7 @@ int64_t ioe_event_result(const struct ioe_event *event);
  * Bytes that got through since the event was prepared, also when its result is an errno, and
  * while it is in flight. 0 for NULL. Any thread.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event.
  */
 uint64_t ioe_event_transferred(const struct ioe_event *event);
@@ -663,7 +663,7 @@ uint64_t ioe_event_transferred(const struct ioe_event *event);
  * Whether the event has a result. It may be true a little before the callback starts: it grants
  * no ownership. False for NULL. Any thread.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event.
  */
 bool ioe_event_is_done(const struct ioe_event *event);
@@ -671,7 +671,7 @@ bool ioe_event_is_done(const struct ioe_event *event);
 /**
  * The descriptor; -1 where never prepared, or for NULL. Any thread.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event.
  */
 int ioe_event_fd(const struct ioe_event *event);
@@ -680,7 +680,7 @@ int ioe_event_fd(const struct ioe_event *event);
  * What the event does, one of `ioe_action`; `IOE_NONE` where never prepared, or for NULL. Any
  * thread.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event.
  */
 int ioe_event_action(const struct ioe_event *event);
@@ -689,7 +689,7 @@ int ioe_event_action(const struct ioe_event *event);
  * The memory of the request, or of the first segment of a vectored one; NULL for a sync or
  * fallocate, where never prepared, or for NULL. Any thread.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event.
  */
 void *ioe_event_buffer(const struct ioe_event *event);
@@ -698,7 +698,7 @@ void *ioe_event_buffer(const struct ioe_event *event);
  * The length of the whole request in bytes, all segments together; 0 for a sync, where never
  * prepared, or for NULL. Any thread.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event.
  */
 size_t ioe_event_size(const struct ioe_event *event);
@@ -707,7 +707,7 @@ size_t ioe_event_size(const struct ioe_event *event);
  * The file offset in bytes at which the whole request begins; 0 for a sync, where never
  * prepared, or for NULL. Any thread.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event.
  */
 uint64_t ioe_event_offset(const struct ioe_event *event);
@@ -715,7 +715,7 @@ uint64_t ioe_event_offset(const struct ioe_event *event);
 /**
  * The `arg` of `ioe_event_set_callback`; NULL where none was set, or for NULL. Any thread.
  *
- * # Safety
+ * Requires:
  * `event` is NULL or an event.
  */
 void *ioe_event_arg(const struct ioe_event *event);
@@ -738,7 +738,7 @@ void *ioe_event_arg(const struct ioe_event *event);
  * - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
  * - `-EOWNERDEAD`: in a forked child.
  *
- * # Safety
+ * Requires:
  * `ctx` is NULL or a context; `event` is NULL or an event; its memory and descriptor live until
  * its callback.
  */
@@ -751,7 +751,7 @@ int ioe_submit(struct ioe_context *ctx, struct ioe_event *event);
  * - `-EAGAIN`: the queue is full.
  * - `-EINVAL`, `-EBUSY`, `-EPERM`, `-ESHUTDOWN`, `-EOWNERDEAD`: as `ioe_submit`.
  *
- * # Safety
+ * Requires:
  * As `ioe_submit`.
  */
 int ioe_try_submit(struct ioe_context *ctx, struct ioe_event *event);
@@ -764,7 +764,7 @@ int ioe_try_submit(struct ioe_context *ctx, struct ioe_event *event);
  * - `-EINVAL`: `ctx` or `events` is NULL; or as `ioe_submit` for the first event.
  * - `-EBUSY`, `-EPERM`, `-ESHUTDOWN`, `-EAGAIN`, `-EOWNERDEAD`: as `ioe_submit`.
  *
- * # Safety
+ * Requires:
  * `events` is NULL or has `n` pointers; the rest as `ioe_submit`.
  */
 int ioe_submit_batch(struct ioe_context *ctx, struct ioe_event *const *events, size_t n);
@@ -785,7 +785,7 @@ int ioe_submit_batch(struct ioe_context *ctx, struct ioe_event *const *events, s
  * - `-ESHUTDOWN`: the context is being freed.
  * - `-EOWNERDEAD`: in a forked child.
  *
- * # Safety
+ * Requires:
  * As `ioe_submit`.
  */
 int64_t ioe_submit_wait(struct ioe_context *ctx, struct ioe_event *event);
@@ -806,7 +806,7 @@ void *ioe_buffer_alloc(size_t len, size_t align);
  * Releases a buffer of `ioe_buffer_alloc`, once, when no event in flight uses it. NULL is fine.
  * In a forked child it does nothing. Any thread.
  *
- * # Safety
+ * Requires:
  * `buf` is NULL or came from `ioe_buffer_alloc` and was not released.
  */
 void ioe_buffer_free(void *buf);
