@@ -212,12 +212,17 @@ static void run_test(const struct test *t, const struct options *o, const struct
     uint64_t count = calibrate(t, &work, o->seconds);
     for (unsigned round = 0; round < o->rounds; round++) {
         work.seed = round + 2;
+        struct once runs[MAX_SIDES];
+        /* Another side begins each round: none has always the same one before it. */
+        for (unsigned k = 0; k < n; k++) {
+            unsigned i = (k + round) % n;
+            runs[i] = run_once(t, t->sides[i], &work, count / 10 + t->depth, count);
+        }
         for (unsigned i = 0; i < n; i++) {
-            struct once once = run_once(t, t->sides[i], &work, count / 10 + t->depth, count);
-            outcomes[i].iops[round] = (double)count / once.seconds;
-            outcomes[i].ratio[round] = outcomes[i].iops[round] / outcomes[0].iops[round];
-            outcomes[i].calls[round] = once.calls;
-            outcomes[i].p50_us[round] = once.p50_us;
+            outcomes[i].iops[round] = (double)count / runs[i].seconds;
+            outcomes[i].ratio[round] = runs[0].seconds / runs[i].seconds;
+            outcomes[i].calls[round] = runs[i].calls;
+            outcomes[i].p50_us[round] = runs[i].p50_us;
         }
     }
     free(work.buffers);
@@ -385,7 +390,7 @@ static void print_heading(const struct options *o)
         printf("  %-12s %s\n", all[i]->name, all[i]->what);
 }
 
-/* ---- command line ----------------------------------------------------------------------------- */
+/* -- command line ----------------------------------------------------------------------------- */
 
 static void usage(FILE *to)
 {

@@ -127,7 +127,7 @@ struct bench_file {
     uint64_t size;
 };
 int file_open(struct bench_file *file, const char *path, uint64_t size);
-/* Into the page cache, or out of it. */
+/* Into the page cache, or out of it; in both cases read once from end to end. */
 int file_cache(const struct bench_file *file, bool cached);
 char *buffers_new(uint32_t blocks, uint32_t block);
 

@@ -192,6 +192,9 @@ impl<C: IOCallback> IOContext<C> {
         if !event.has_callback() {
             return Err((event, io::Error::from_raw_os_error(libc::EINVAL)));
         }
+        if let Err(errno) = self.shared.check_process() {
+            return Err((event, io::Error::from_raw_os_error(errno)));
+        }
         let submitted = self.shared.submit(event, true);
         submitted.map_err(|(event, errno)| (event, io::Error::from_raw_os_error(errno)))
     }
@@ -375,7 +378,8 @@ impl<C: IOCallback> Shared<C> {
         Ok(Some(seat))
     }
 
-    /// Hands an event in. An event that is not accepted comes back as it was.
+    /// Hands an event in. An event that is not accepted comes back as it was. The caller has asked
+    /// `check_process`.
     pub(crate) fn submit(
         &self,
         mut event: IOEvent<C>,
@@ -385,20 +389,24 @@ impl<C: IOCallback> Shared<C> {
             Ok(earlier) => earlier,
             Err(unfit) => return Err((event, unfit.errno())),
         };
-        match self.accept(may_wait) {
-            Ok(admission) => event.set_owner(&*self.core.ledger, admission),
+        let inside = in_callback();
+        let polled = match self.accept(inside, may_wait) {
+            Ok((admission, polled)) => {
+                event.set_owner(&*self.core.ledger, admission);
+                polled
+            }
             Err(errno) => {
                 event.abort_launch(earlier);
                 return Err((event, errno));
             }
-        }
-        if self.core.backlog.is_mine() {
+        };
+        if polled || inside && self.core.backlog.is_mine() {
             self.core.backlog.push(event);
             return Ok(());
         }
         // Neither can fail: the receivers live until everything accepted has been taken, and the
         // bounded one has a place for every event that the ledger lets in.
-        match (in_callback(), &self.inner, &self.outer) {
+        match (inside, &self.inner, &self.outer) {
             (true, Some(lane), _) => drop(lane.send(event)),
             (_, _, Some(lane)) => drop(lane.send(event)),
             _ => unreachable!("a context with a thread and without lanes has no submit"),
@@ -407,14 +415,13 @@ impl<C: IOCallback> Shared<C> {
         Ok(())
     }
 
-    fn accept(&self, may_wait: bool) -> Result<Admission, Errno> {
-        self.check_process()?;
+    /// Counts an event in; also says whether the context is polled. Inside a callback there is
+    /// always room: a callback that waited could wait for itself.
+    fn accept(&self, inside: bool, may_wait: bool) -> Result<(Admission, bool), Errno> {
         let polled = self.seat()?.is_some();
-        // Inside a callback there is always room: a callback that waited could wait for itself.
-        let bounded = !in_callback();
         loop {
-            match self.ledger().accept(bounded) {
-                Ok(admission) => return Ok(admission),
+            match self.ledger().accept(!inside) {
+                Ok(admission) => return Ok((admission, polled)),
                 Err(Refused::Closed) => return Err(libc::ESHUTDOWN),
                 Err(Refused::Full) if polled || !may_wait => return Err(libc::EAGAIN),
                 Err(Refused::Full) => {

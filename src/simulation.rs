@@ -270,10 +270,10 @@ fn run_history(seed: u64) -> u64 {
         let random = &mut world.random;
         let mut chance = || if random.bool() { random.u8(..80) } else { 0 };
         world.trouble = Trouble {
+            capacity: usize::from(1 + chance() / 8),
             short: chance(),
             fail: chance() / 4,
             again: chance(),
-            full: chance(),
             refuse: chance() / 8,
             delay: chance() * 3,
             lack: chance(),

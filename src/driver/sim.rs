@@ -43,10 +43,11 @@ pub(crate) struct Flight {
 /// How likely each trouble is, of 256.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Trouble {
+    /// Operations that the submission queue holds: not a chance.
+    pub capacity: usize,
     pub short: u8,
     pub fail: u8,
     pub again: u8,
-    pub full: u8,
     pub refuse: u8,
     pub delay: u8,
     pub lack: u8,
@@ -197,7 +198,7 @@ impl Interface for Sim {
             !self.queued.iter().any(known) && !self.taken.iter().any(known),
             "slot {slot} is used"
         );
-        if with_world(|world| world.happens(world.trouble.full)) && !self.queued.is_empty() {
+        if self.queued.len() >= with_world(|world| world.trouble.capacity) {
             return Prep::Full;
         }
         // An old kernel lacks everything but transfers.
