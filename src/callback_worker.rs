@@ -1,7 +1,6 @@
 //! Where callbacks run: on worker threads that several contexts may share, or on the reactor's own
-//! thread. The one place that calls a callback, and that knows whether one is running.
+//! thread. The one place that calls a callback.
 
-use std::cell::Cell;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
@@ -15,6 +14,7 @@ use crate::gate::{lock, Gate};
 use crate::ledger::Ledger;
 use crate::log::{log, Level};
 use crate::tasks::{IOCallback, IOEvent};
+use crate::thread::{spawn, within};
 
 /// The most threads of one set.
 pub const MAX_WORKERS: u32 = 256;
@@ -214,66 +214,5 @@ fn work<C: IOCallback>(receiver: &MRx<Queue<C>>, gate: &Gate, set: usize) {
             }
         };
         within(ledger, set, || run(ledger, event));
-    }
-}
-
-thread_local!(static TOP: Cell<*const Frame> = const { Cell::new(ptr::null()) });
-
-/// Says that this thread is running callbacks of a context, on a set of workers or without.
-struct Frame {
-    ledger: *const Ledger,
-    workers: usize,
-    below: *const Frame,
-}
-
-/// Runs `body`, which calls callbacks of the context, so that [`in_callback_of`] knows it.
-fn within(ledger: &Ledger, workers: usize, body: impl FnOnce()) {
-    let frame = Frame { ledger, workers, below: TOP.get() };
-    TOP.set(&frame);
-    // Panics end in `run`, so this is always reached.
-    body();
-    TOP.set(frame.below);
-}
-
-/// Whether this thread runs a callback now, of whatever context.
-pub(crate) fn in_callback() -> bool {
-    !TOP.get().is_null()
-}
-
-/// Whether this thread runs a callback of this context, or one on the same workers: either could
-/// wait for itself.
-pub(crate) fn in_callback_of(ledger: &Ledger, workers: usize) -> bool {
-    let mut at = TOP.get();
-    // SAFETY: frames on the list belong to calls further up this thread's stack.
-    while let Some(frame) = unsafe { at.as_ref() } {
-        if ptr::eq(frame.ledger, ledger) || workers != 0 && frame.workers == workers {
-            return true;
-        }
-        at = frame.below;
-    }
-    false
-}
-
-/// Starts a thread that leaves the program's signals to the program: it blocks all but those that
-/// its own instructions raise. SIGXFSZ is blocked too, so a write beyond RLIMIT_FSIZE is EFBIG.
-pub(crate) fn spawn(
-    name: String,
-    body: impl FnOnce() + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
-    const OWN: [i32; 6] =
-        [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
-    // SAFETY: sets are initialised by the calls that fill them; the new thread inherits the mask,
-    // and this thread gets its own back.
-    unsafe {
-        let mut blocked: libc::sigset_t = std::mem::zeroed();
-        let mut before: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&mut blocked);
-        for signal in OWN {
-            libc::sigdelset(&mut blocked, signal);
-        }
-        libc::pthread_sigmask(libc::SIG_SETMASK, &blocked, &mut before);
-        let thread = std::thread::Builder::new().name(name).spawn(body);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
-        thread
     }
 }

@@ -13,7 +13,7 @@ use crossfire::flavor::Flavor;
 use crossfire::{mpsc, AsyncRx, MTx};
 use once_cell::sync::OnceCell;
 
-use crate::callback_worker::{in_callback, in_callback_of, spawn, IOWorkers};
+use crate::callback_worker::IOWorkers;
 use crate::driver::uring::{Options, Uring};
 use crate::driver::{self, direct, Driver, Interface};
 use crate::fork;
@@ -24,6 +24,7 @@ use crate::log::{log, Level};
 use crate::reactor::{Attempt, Core, PollEnd, Polled, Reactor, Verdict};
 use crate::stats::{Counters, Published};
 use crate::tasks::{IOCallback, IOEvent, Unfit};
+use crate::thread::{here, in_callback_of, spawn, Here};
 
 /// The most operations a context has in the kernel at once: the kernel's own limit for a ring
 /// (IORING_MAX_ENTRIES).
@@ -364,9 +365,9 @@ impl<C: IOCallback> Shared<C> {
     }
 
     /// Makes the calling thread the owner of a polled context, where none is.
-    fn seat(&self) -> Result<Option<&PolledSeat<C>>, Errno> {
+    fn seat(&self, here: Here) -> Result<Option<&PolledSeat<C>>, Errno> {
         let Seat::Owner(seat) = &self.seat else { return Ok(None) };
-        if !self.core.backlog.claim() {
+        if !self.core.backlog.claim(here.token) {
             return Err(libc::EPERM);
         }
         if !seat.started.get() {
@@ -389,8 +390,8 @@ impl<C: IOCallback> Shared<C> {
             Ok(earlier) => earlier,
             Err(unfit) => return Err((event, unfit.errno())),
         };
-        let inside = in_callback();
-        let polled = match self.accept(inside, may_wait) {
+        let here = here();
+        let polled = match self.accept(here, may_wait) {
             Ok((admission, polled)) => {
                 event.set_owner(&*self.core.ledger, admission);
                 polled
@@ -400,13 +401,13 @@ impl<C: IOCallback> Shared<C> {
                 return Err((event, errno));
             }
         };
-        if polled || inside && self.core.backlog.is_mine() {
+        if polled || here.in_callback && self.core.backlog.belongs_to(here.token) {
             self.core.backlog.push(event);
             return Ok(());
         }
         // Neither can fail: the receivers live until everything accepted has been taken, and the
         // bounded one has a place for every event that the ledger lets in.
-        match (inside, &self.inner, &self.outer) {
+        match (here.in_callback, &self.inner, &self.outer) {
             (true, Some(lane), _) => drop(lane.send(event)),
             (_, _, Some(lane)) => drop(lane.send(event)),
             _ => unreachable!("a context with a thread and without lanes has no submit"),
@@ -417,10 +418,10 @@ impl<C: IOCallback> Shared<C> {
 
     /// Counts an event in; also says whether the context is polled. Inside a callback there is
     /// always room: a callback that waited could wait for itself.
-    fn accept(&self, inside: bool, may_wait: bool) -> Result<(Admission, bool), Errno> {
-        let polled = self.seat()?.is_some();
+    fn accept(&self, here: Here, may_wait: bool) -> Result<(Admission, bool), Errno> {
+        let polled = self.seat(here)?.is_some();
         loop {
-            match self.ledger().accept(!inside) {
+            match self.ledger().accept(!here.in_callback) {
                 Ok(admission) => return Ok((admission, polled)),
                 Err(Refused::Closed) => return Err(libc::ESHUTDOWN),
                 Err(Refused::Full) if polled || !may_wait => return Err(libc::EAGAIN),
@@ -438,8 +439,9 @@ impl<C: IOCallback> Shared<C> {
             return Err(libc::EDEADLK);
         }
         let earlier = event.launch().map_err(Unfit::errno)?;
-        let accepted =
-            self.seat().and_then(|_| self.ledger().accept(false).map_err(|_| libc::ESHUTDOWN));
+        let accepted = self
+            .seat(here())
+            .and_then(|_| self.ledger().accept(false).map_err(|_| libc::ESHUTDOWN));
         let admission = accepted.inspect_err(|_| event.abort_launch(earlier))?;
         let mut counters = Counters::default();
         let mut attempt = Attempt::default();
@@ -471,7 +473,7 @@ impl<C: IOCallback> Shared<C> {
         if in_callback_of(self.ledger(), 0) {
             return Err(libc::EDEADLK);
         }
-        let seat = self.seat()?.ok_or(libc::EINVAL)?;
+        let seat = self.seat(here())?.ok_or(libc::EINVAL)?;
         Ok(seat.with(|reactor| reactor.poll(&self.core, min, deadline)).0)
     }
 
@@ -498,7 +500,7 @@ impl<C: IOCallback> Shared<C> {
         if in_callback_of(self.ledger(), self.workers.id()) {
             return Err(libc::EDEADLK);
         }
-        let drained = match self.seat()? {
+        let drained = match self.seat(here())? {
             None => self.ledger().wait_drained(self.ledger().drain_point(), deadline),
             Some(seat) => self.poll_until_drained(seat, deadline),
         };
@@ -529,7 +531,7 @@ impl<C: IOCallback> Shared<C> {
         match &self.seat {
             Seat::Owner(seat) => {
                 let backlog = &self.core.backlog;
-                if !backlog.claim() && !backlog.take_over() {
+                if !backlog.claim(here().token) && !backlog.take_over() {
                     return Err(libc::EPERM);
                 }
                 self.ledger().close();

@@ -16,6 +16,7 @@ use crossfire::stream::AsyncStream;
 use crossfire::{mpsc, AsyncRx, TryRecvError};
 
 use crate::tasks::IOEvent;
+use crate::thread::here;
 
 /// An eventfd(2) that ends the reactor's wait. Written only while the reactor sleeps.
 pub(crate) struct WakeUp {
@@ -233,12 +234,17 @@ impl<C> Backlog<C> {
     }
 
     /// Makes the calling thread the reactor's, where none is. True where it is now.
-    pub(crate) fn claim(&self) -> bool {
-        self.is_mine() || self.thread.compare_exchange(0, thread_token(), SeqCst, SeqCst).is_ok()
+    pub(crate) fn claim(&self, token: usize) -> bool {
+        self.belongs_to(token) || self.thread.compare_exchange(0, token, SeqCst, SeqCst).is_ok()
+    }
+
+    /// Whether the reactor's thread is the one with this token.
+    pub(crate) fn belongs_to(&self, token: usize) -> bool {
+        self.thread.load(Relaxed) == token
     }
 
     pub(crate) fn is_mine(&self) -> bool {
-        self.thread.load(Relaxed) == thread_token()
+        self.belongs_to(here().token)
     }
 
     pub(crate) fn is_unclaimed(&self) -> bool {
@@ -252,7 +258,7 @@ impl<C> Backlog<C> {
 
     /// Claims a backlog whose thread has ended.
     pub(crate) fn take_over(&self) -> bool {
-        self.thread.compare_exchange(ENDED, thread_token(), SeqCst, SeqCst).is_ok()
+        self.thread.compare_exchange(ENDED, here().token, SeqCst, SeqCst).is_ok()
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut VecDeque<IOEvent<C>>) -> R) -> R {
@@ -275,10 +281,4 @@ impl<C> Backlog<C> {
     pub(crate) fn is_empty(&self) -> bool {
         self.with(|queue| queue.is_empty())
     }
-}
-
-/// A number that no other living thread has.
-pub(crate) fn thread_token() -> usize {
-    thread_local!(static PLACE: u64 = const { 0 });
-    PLACE.with(|place| std::ptr::from_ref(place) as usize)
 }

@@ -44,6 +44,7 @@ mod reactor;
 mod simulation;
 mod stats;
 pub mod tasks;
+mod thread;
 
 pub use buffer::Buffer;
 pub use context::{Config, IOContext, Stats};

@@ -21,6 +21,7 @@ use crate::ledger::Ledger;
 use crate::log::{log, Level};
 use crate::stats::{Counters, Published};
 use crate::tasks::{IOAction, IOCallback, IOEvent, Op, Unfit};
+use crate::thread::here;
 
 /// How often in a row an operation that made no progress is retried on EINTR or EAGAIN.
 const MAX_RETRIES: u32 = 100;
@@ -215,32 +216,42 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             self.ready.push_back(event);
             return;
         }
-        let Some(slot) = self.free.pop() else { unreachable!("taken only while a slot is free") };
-        self.slots[slot as usize] = Slot { event: Some(event), attempt: Attempt::default() };
-        self.issue.push_back(slot);
+        let Some(number) = self.free.pop() else { unreachable!("taken only while a slot is free") };
+        let slot = &mut self.slots[number as usize];
+        slot.event = Some(event);
+        slot.attempt = Attempt::default();
+        // What waits to be issued comes first.
+        if !self.issue.is_empty() || !self.issue_one(number) {
+            self.issue.push_back(number);
+        }
     }
 
-    /// Hands operations to the interface until it is full.
+    /// Hands what waits to the interface until it is full.
     fn issue(&mut self) {
         while let Some(&number) = self.issue.front() {
-            let slot = &mut self.slots[number as usize];
-            let Some(event) = &slot.event else { unreachable!("issued without an event") };
-            let op = event.next_op();
-            slot.attempt.begin(&op);
-            match self.interface.prep(number, &op) {
-                Prep::Queued => {
-                    self.pending += 1;
-                    self.counters.operations += 1;
-                }
-                Prep::Full => return,
-                // Until there is a pool to send it to.
-                Prep::Unsupported => {
-                    let result = -i64::from(libc::EOPNOTSUPP);
-                    self.complete(number, result);
-                }
+            if !self.issue_one(number) {
+                return;
             }
             self.issue.pop_front();
         }
+    }
+
+    /// Hands over the next operation of a slot; false where the interface is full.
+    fn issue_one(&mut self, number: u32) -> bool {
+        let slot = &mut self.slots[number as usize];
+        let Some(event) = &slot.event else { unreachable!("issued without an event") };
+        let op = event.next_op();
+        slot.attempt.begin(&op);
+        match self.interface.prep(number, &op) {
+            Prep::Queued => {
+                self.pending += 1;
+                self.counters.operations += 1;
+            }
+            Prep::Full => return false,
+            // Until there is a pool to send it to.
+            Prep::Unsupported => self.complete(number, -i64::from(libc::EOPNOTSUPP)),
+        }
+        true
     }
 
     fn complete(&mut self, number: u32, result: i64) {
@@ -325,7 +336,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 
     /// The life of a context's own thread: until it is told to stop, or the foreign lane ends.
     pub(crate) fn run(mut self, core: &Core<C>) {
-        core.backlog.claim();
+        core.backlog.claim(here().token);
         while let Some(wait) = self.next_wait(core) {
             self.turn(core, wait);
             if let Some(lanes) = &self.lanes {
@@ -339,7 +350,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Takes events in and says how the next turn may wait; `None` at the end.
     fn next_wait(&mut self, core: &Core<C>) -> Option<Wait> {
         self.take(core);
-        if !self.ready.is_empty() || !self.issue.is_empty() && self.eager {
+        let unsent = !self.issue.is_empty() || self.interface.queued() > 0;
+        if !self.ready.is_empty() || unsent && self.eager {
             return Some(Wait::No);
         }
         if self.free.is_empty() {

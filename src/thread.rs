@@ -1,0 +1,77 @@
+//! What the engine knows of a thread: who it is, whether it runs a callback, and how to start one.
+
+use std::cell::Cell;
+use std::io;
+use std::ptr;
+use std::thread::JoinHandle;
+
+use crate::ledger::Ledger;
+
+thread_local!(static TOP: Cell<*const Frame> = const { Cell::new(ptr::null()) });
+
+/// The calling thread, looked at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Here {
+    /// A number that no other living thread has.
+    pub token: usize,
+    /// The thread runs a callback now, of whatever context.
+    pub in_callback: bool,
+}
+
+pub(crate) fn here() -> Here {
+    TOP.with(|top| Here { token: ptr::from_ref(top) as usize, in_callback: !top.get().is_null() })
+}
+
+/// Says that this thread is running callbacks of a context, on a set of workers or without.
+struct Frame {
+    ledger: *const Ledger,
+    workers: usize,
+    below: *const Frame,
+}
+
+/// Runs `body`, which calls callbacks of the context, so that [`in_callback_of`] knows it.
+pub(crate) fn within(ledger: &Ledger, workers: usize, body: impl FnOnce()) {
+    let frame = Frame { ledger, workers, below: TOP.get() };
+    TOP.set(&frame);
+    // Panics end in `run`, so this is always reached.
+    body();
+    TOP.set(frame.below);
+}
+
+/// Whether this thread runs a callback of this context, or one on the same workers: either could
+/// wait for itself.
+pub(crate) fn in_callback_of(ledger: &Ledger, workers: usize) -> bool {
+    let mut at = TOP.get();
+    // SAFETY: frames on the list belong to calls further up this thread's stack.
+    while let Some(frame) = unsafe { at.as_ref() } {
+        if ptr::eq(frame.ledger, ledger) || workers != 0 && frame.workers == workers {
+            return true;
+        }
+        at = frame.below;
+    }
+    false
+}
+
+/// Starts a thread that leaves the program's signals to the program: it blocks all but those that
+/// its own instructions raise. SIGXFSZ is blocked too, so a write beyond RLIMIT_FSIZE is EFBIG.
+pub(crate) fn spawn(
+    name: String,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    const OWN: [i32; 6] =
+        [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
+    // SAFETY: sets are initialised by the calls that fill them; the new thread inherits the mask,
+    // and this thread gets its own back.
+    unsafe {
+        let mut blocked: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut blocked);
+        for signal in OWN {
+            libc::sigdelset(&mut blocked, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &blocked, &mut before);
+        let thread = std::thread::Builder::new().name(name).spawn(body);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
+        thread
+    }
+}
