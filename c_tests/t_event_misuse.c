@@ -5,6 +5,8 @@
  */
 #include "common.h"
 
+#include <sched.h>
+
 #define LEN 4096
 
 static char buffer[LEN];
@@ -104,6 +106,34 @@ static void in_flight_event_is_left_alone(void **state)
     assert_int_equal(latch_count(&done), 1);
     assert_int_equal(latch_count(&wrong), 0);
     assert_state(e, true, LEN, LEN);
+    assert_int_equal(ioe_event_free(e), 0);
+    assert_int_equal(ioe_context_free(ctx), 0);
+    close(fd);
+}
+
+/* Done is not yet given back: that is for the start of the callback to do. */
+static void done_event_is_left_alone_until_its_callback(void **state)
+{
+    const delivery *how = *state;
+    if (how->workers == 0)
+        skip(); /* an event that is done has its callback next, on the same thread */
+    ioe_context *ctx = new_context(how, 8, 64);
+    int fd = temp_file(ON_DISK);
+    latch done = LATCH_INIT;
+    ioe_event *e = new_event();
+    stopper *s = stop_callbacks(ctx, how, fd);
+    assert_int_equal(ioe_prep_write(e, fd, buffer, LEN, 0), 0);
+    assert_int_equal(ioe_event_set_callback(e, hit_latch, &done), 0);
+    ASSERT_CALL(ioe_submit(ctx, e), 0);
+    while (!ioe_event_is_done(e))
+        sched_yield();
+
+    ASSERT_CALL(ioe_event_free(e), -EBUSY);
+    ASSERT_CALL(ioe_prep_fsync(e, fd), -EBUSY);
+    ASSERT_CALL(ioe_submit(ctx, e), -EBUSY);
+    assert_int_equal(latch_count(&done), 0);
+    let_callbacks_go(s, ctx);
+    assert_int_equal(latch_count(&done), 1);
     assert_int_equal(ioe_event_free(e), 0);
     assert_int_equal(ioe_context_free(ctx), 0);
     close(fd);
@@ -472,6 +502,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         for_each_delivery(in_flight_event_is_left_alone),
+        for_each_threaded_delivery(done_event_is_left_alone_until_its_callback),
         for_each_delivery(in_flight_event_is_refused_by_another_context),
         for_each_delivery(batch_stops_at_an_event_given_twice),
         for_each_delivery(never_prepared_is_refused),

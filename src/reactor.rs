@@ -487,3 +487,55 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::callback_worker::IOWorkers;
+    use crate::driver::sim::{descriptor, with_world, Flight, Sim, Trouble};
+    use crate::intake::{OuterFlavor, WakeUp};
+    use crate::tasks::ClosureCb;
+
+    /// What a reactor's thread does, a turn at a time. The simulator has no wake-up descriptor, so
+    /// it fails a wait for what cannot come.
+    #[test]
+    fn an_operation_refused_for_good_is_not_slept_on() {
+        let (sender, receiver) = crossfire::mpsc::bounded_blocking(4);
+        let (_inner, inner_end) = crossfire::mpsc::unbounded_async();
+        let wake_up = Arc::new(WakeUp::new().unwrap());
+        let lanes = Lanes::new(receiver.into(), Some(inner_end), &wake_up);
+        let delivery = IOWorkers::try_new(0).unwrap().delivery();
+        let core = Core {
+            ledger: Arc::new(Ledger::new(4, false)),
+            backlog: Backlog::new(),
+            counters: Published::default(),
+            stop: AtomicBool::new(false),
+            notify: OnceCell::new(),
+        };
+        core.backlog.claim(here().token);
+        let mut reactor = Reactor::<ClosureCb, Sim, OuterFlavor<ClosureCb>>::new(
+            Sim::default(),
+            4,
+            Some(lanes),
+            delivery,
+        );
+        with_world(|world| {
+            world.trouble = Trouble { lack: u8::MAX, capacity: 4, ..Trouble::default() };
+            world.flights.insert(1, Flight::default());
+        });
+        let mut event = IOEvent::try_unprepared().unwrap();
+        event.prepare(IOAction::Fsync, descriptor(1, 0), std::ptr::null_mut(), 0, 0);
+        let (done, result) = crossfire::oneshot::oneshot();
+        event.set_callback(ClosureCb(Box::new(move |event| done.send(event.result()))));
+        event.launch().unwrap();
+        let admission = core.ledger.accept(true).unwrap();
+        event.set_owner(&*core.ledger, admission);
+        sender.send(event).unwrap();
+        while core.ledger.started() == 0 {
+            let wait = reactor.next_wait(&core).expect("it is not told to stop");
+            reactor.turn(&core, wait);
+            reactor.deliver(&core);
+        }
+        assert_eq!(result.recv().unwrap(), -i64::from(libc::EOPNOTSUPP));
+    }
+}
