@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use crossfire::{mpmc, MRx, MTx, TryRecvError};
 
+use crate::fork;
 use crate::gate::{lock, Gate};
 use crate::ledger::Ledger;
 use crate::log::{log, Level};
@@ -34,6 +35,7 @@ struct Set<C: IOCallback> {
     threads: Mutex<Vec<JoinHandle<()>>>,
     count: u32,
     contexts: AtomicUsize,
+    generation: fork::Generation,
 }
 
 impl<C: IOCallback> IOWorkers<C> {
@@ -61,6 +63,7 @@ impl<C: IOCallback> IOWorkers<C> {
             threads: Mutex::new(Vec::new()),
             count: threads,
             contexts: AtomicUsize::new(0),
+            generation: fork::generation(),
         });
         let workers = IOWorkers { set: Some(set.clone()) };
         for number in 0..threads {
@@ -105,6 +108,12 @@ impl<C: IOCallback> IOWorkers<C> {
 impl<C: IOCallback> Drop for Set<C> {
     /// Ends the threads when the last user is gone, after all that was delivered.
     fn drop(&mut self) {
+        if self.generation != fork::generation() {
+            // A forked child has neither the threads nor a say in their locks.
+            std::mem::forget(std::mem::take(&mut self.threads));
+            std::mem::forget(std::mem::take(&mut self.sender));
+            return;
+        }
         drop(lock(&self.sender).take());
         self.work.wake();
         let own = std::thread::current().id();
@@ -173,7 +182,9 @@ fn run<C: IOCallback>(ledger: &Ledger, mut event: IOEvent<C>) {
     event.release();
     if let Some(callback) = event.take_callback() {
         let called = catch_unwind(AssertUnwindSafe(|| callback.call(event)));
-        if called.is_err() {
+        if let Err(payload) = called {
+            // Dropping it could panic again.
+            std::mem::forget(payload);
             log(Level::Error, || "a callback panicked; the engine goes on".into());
         }
     }
@@ -190,9 +201,7 @@ fn work<C: IOCallback>(receiver: &MRx<Queue<C>>, gate: &Gate, set: usize) {
             Ok(event) => event,
             Err(TryRecvError::Disconnected) => return,
             Err(TryRecvError::Empty) => {
-                if let Some(ledger) = current.take() {
-                    ledger.offer_room();
-                }
+                current = None;
                 // Not the channel's own wait, which allocates each time.
                 gate.wait_until(None, || !receiver.is_empty() || receiver.is_disconnected());
                 continue;
@@ -207,9 +216,6 @@ fn work<C: IOCallback>(receiver: &MRx<Queue<C>>, gate: &Gate, set: usize) {
                     Arc::increment_strong_count(owner);
                     Arc::from_raw(owner)
                 };
-                if let Some(earlier) = current.take() {
-                    earlier.offer_room();
-                }
                 current.insert(ledger)
             }
         };

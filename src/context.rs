@@ -221,12 +221,24 @@ impl<C: IOCallback, Q> IOContext<C, Q> {
 
 impl<C: IOCallback, Q> Drop for IOContext<C, Q> {
     /// Completes everything accepted, then ends the threads. Inside one of its own callbacks that
-    /// cannot be waited for, and happens later.
+    /// cannot be waited for, and the thread ends by itself. A polled context that is dropped by
+    /// another thread than its owner's, or inside a callback, is leaked, because the kernel may
+    /// still use its memory; its callbacks do not run.
     fn drop(&mut self) {
-        if let Err(errno) = self.shared.shut_down() {
-            self.shared.core.stop.store(true, SeqCst);
-            let error = io::Error::from_raw_os_error(errno);
-            log(Level::Warn, || format!("a dropped context ends in the background: {error}"));
+        let Err(errno) = self.shared.shut_down() else { return };
+        if errno == libc::EOWNERDEAD {
+            return self.shared.clone().abandon_in_child();
+        }
+        let error = io::Error::from_raw_os_error(errno);
+        match self.shared.seat {
+            Seat::Owner(_) => {
+                std::mem::forget(self.shared.clone());
+                log(Level::Error, || format!("a dropped polled context is leaked: {error}"));
+            }
+            Seat::Thread(_) => {
+                self.shared.stop();
+                log(Level::Warn, || format!("a dropped context ends by itself: {error}"));
+            }
         }
     }
 }
@@ -371,10 +383,9 @@ impl<C: IOCallback> Shared<C> {
             return Err(libc::EPERM);
         }
         if !seat.started.get() {
-            let begun = seat.with(|reactor| reactor.start(&self.core));
-            begun.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))?;
-            seat.started.set(true);
             Owned::add(self.me.clone());
+            seat.with(|reactor| reactor.start(&self.core))?.map_err(errno_of)?;
+            seat.started.set(true);
         }
         Ok(Some(seat))
     }
@@ -393,7 +404,7 @@ impl<C: IOCallback> Shared<C> {
         let here = here();
         let polled = match self.accept(here, may_wait) {
             Ok((admission, polled)) => {
-                event.set_owner(&*self.core.ledger, admission);
+                event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
                 polled
             }
             Err(errno) => {
@@ -462,7 +473,8 @@ impl<C: IOCallback> Shared<C> {
         event.release();
         self.ledger().finish(admission);
         if let (Seat::Owner(seat), 1..) = (&self.seat, self.ledger().in_flight()) {
-            seat.with(|reactor| reactor.poll(&self.core, 0, None));
+            // Where the reactor is busy, it comes by itself to what this would do.
+            let _ = seat.with(|reactor| reactor.poll(&self.core, 0, None));
         }
         Ok(result)
     }
@@ -474,7 +486,7 @@ impl<C: IOCallback> Shared<C> {
             return Err(libc::EDEADLK);
         }
         let seat = self.seat(here())?.ok_or(libc::EINVAL)?;
-        Ok(seat.with(|reactor| reactor.poll(&self.core, min, deadline)).0)
+        Ok(seat.with(|reactor| reactor.poll(&self.core, min, deadline))?.0)
     }
 
     /// The descriptor that is readable when a poll would hand something out.
@@ -485,11 +497,10 @@ impl<C: IOCallback> Shared<C> {
         if !backlog.is_mine() && !backlog.is_unclaimed() {
             return Err(libc::EPERM);
         }
-        let failed = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
-        let fd = self.core.notify.get_or_try_init(new_eventfd).map_err(failed)?.as_raw_fd();
+        let fd = self.core.notify.get_or_try_init(new_eventfd).map_err(errno_of)?.as_raw_fd();
         // Before the start nothing can complete; inside the reactor, it looks for itself.
         if backlog.is_mine() && seat.started.get() && !seat.busy.get() {
-            seat.with(|reactor| reactor.sync_notify(&self.core)).map_err(failed)?;
+            seat.with(|reactor| reactor.sync_notify(&self.core))?.map_err(errno_of)?;
         }
         Ok(fd)
     }
@@ -502,7 +513,7 @@ impl<C: IOCallback> Shared<C> {
         }
         let drained = match self.seat(here())? {
             None => self.ledger().wait_drained(self.ledger().drain_point(), deadline),
-            Some(seat) => self.poll_until_drained(seat, deadline),
+            Some(seat) => self.poll_until_drained(seat, deadline)?,
         };
         if drained {
             Ok(())
@@ -511,15 +522,21 @@ impl<C: IOCallback> Shared<C> {
         }
     }
 
-    fn poll_until_drained(&self, seat: &PolledSeat<C>, deadline: Deadline) -> bool {
+    fn poll_until_drained(&self, seat: &PolledSeat<C>, deadline: Deadline) -> Result<bool, Errno> {
         let point = self.ledger().drain_point();
         while !self.ledger().drained(point) {
-            let (_, end) = seat.with(|reactor| reactor.poll(&self.core, 1, deadline));
+            let (_, end) = seat.with(|reactor| reactor.poll(&self.core, 1, deadline))?;
             if end == PollEnd::TimedOut && !self.ledger().drained(point) {
-                return false;
+                return Ok(false);
             }
         }
-        true
+        Ok(true)
+    }
+
+    /// Lets the reactor's thread end when it has nothing left to do.
+    fn stop(&self) {
+        self.core.stop.store(true, SeqCst);
+        self.wake_up.iter().for_each(|wake_up| wake_up.wake());
     }
 
     /// Refuses new events, completes all accepted ones, runs their callbacks, ends the thread.
@@ -534,8 +551,11 @@ impl<C: IOCallback> Shared<C> {
                 if !backlog.claim(here().token) && !backlog.take_over() {
                     return Err(libc::EPERM);
                 }
+                if seat.busy.get() {
+                    return Err(libc::EDEADLK);
+                }
                 self.ledger().close();
-                self.poll_until_drained(seat, None);
+                self.poll_until_drained(seat, None)?;
             }
             Seat::Thread(thread) => {
                 let finish = || {
@@ -547,8 +567,7 @@ impl<C: IOCallback> Shared<C> {
                 if self.outer.is_some() {
                     finish();
                 }
-                self.core.stop.store(true, SeqCst);
-                self.wake_up.iter().for_each(|wake_up| wake_up.wake());
+                self.stop();
                 if let Some(thread) = lock(thread).take() {
                     // It ends without a panic: callbacks are caught, and the loop has none.
                     let _ = thread.join();
@@ -570,11 +589,9 @@ impl<C: IOCallback> Shared<C> {
         close(self.ring);
         self.wake_up.iter().for_each(|wake_up| close(wake_up.descriptor()));
         let quiet = matches!(&self.seat, Seat::Owner(seat)
-            if !seat.busy.get() && (self.core.backlog.is_mine() || self.core.backlog.is_unclaimed()));
+            if !seat.busy.get() && self.core.backlog.claim(here().token)
+                && seat.with(|reactor| reactor.forget_events(&self.core)).is_ok());
         if quiet {
-            if let Seat::Owner(seat) = &self.seat {
-                seat.with(|reactor| reactor.forget_events(&self.core));
-            }
             drop(self);
         } else {
             self.core.notify.get().into_iter().for_each(|fd| close(fd.as_raw_fd()));
@@ -601,6 +618,11 @@ impl<C: IOCallback> Shared<C> {
         }
     }
 
+    /// Whether this is the reactor's thread, which the context outlives.
+    pub(crate) fn is_reactors_thread(&self) -> bool {
+        self.core.backlog.is_mine()
+    }
+
     /// The configuration in force: the driver is never AUTO.
     pub(crate) fn config(&self) -> &Config {
         &self.config
@@ -609,6 +631,10 @@ impl<C: IOCallback> Shared<C> {
     pub(crate) fn worker_threads(&self) -> u32 {
         self.workers.threads()
     }
+}
+
+fn errno_of(error: io::Error) -> Errno {
+    error.raw_os_error().unwrap_or(libc::EIO)
 }
 
 impl Unfit {
@@ -621,15 +647,16 @@ impl Unfit {
 }
 
 impl<C> PolledSeat<C> {
-    /// Uses the reactor. On the owner's thread, and never inside itself: callers have asked
-    /// `in_callback_of` first.
-    fn with<R>(&self, f: impl FnOnce(&mut dyn Polled<C>) -> R) -> R {
-        debug_assert!(!self.busy.get());
-        self.busy.set(true);
+    /// Uses the reactor, on its owner's thread. `EDEADLK` inside itself: in a callback, or in the
+    /// program's log function.
+    fn with<R>(&self, f: impl FnOnce(&mut dyn Polled<C>) -> R) -> Result<R, Errno> {
+        if self.busy.replace(true) {
+            return Err(libc::EDEADLK);
+        }
         // SAFETY: one thread, and `busy` says that nobody further up its stack is inside.
         let result = f(unsafe { (*self.reactor.get()).as_mut() });
         self.busy.set(false);
-        result
+        Ok(result)
     }
 }
 
@@ -647,8 +674,7 @@ impl<C: IOCallback> Orphan for Shared<C> {
         }
         match &self.seat {
             // A thread that left the reactor by force has left it in pieces.
-            Seat::Owner(seat) if !seat.busy.get() => {
-                seat.with(|reactor| reactor.finish(&self.core));
+            Seat::Owner(seat) if seat.with(|reactor| reactor.finish(&self.core)).is_ok() => {
                 self.core.backlog.abandon();
             }
             _ => {}

@@ -55,7 +55,7 @@ pub(crate) struct Ledger {
     limit: u64,
     /// One thread does everything (a polled context): counting needs no locked instruction.
     single: bool,
-    /// A submitter was refused room since the last [`Ledger::offer_room`].
+    /// Somebody found all places taken since the last one was left.
     short_of_room: AtomicBool,
     room: Gate,
     /// Called with the waiters at `room`: a reactor that takes no more until there is room.
@@ -166,20 +166,12 @@ impl Ledger {
     /// The callback of an event is about to be called: the event leaves its place.
     pub(crate) fn start(&self, admission: Admission) {
         self.add(&self.started.0);
-        // Waking for every single place costs a system call each; a quarter of the queue at once,
-        // or whatever there is when `offer_room` is called at the end of a turn.
+        // Who waits has seen all places taken. The first one left wakes everybody, and until it
+        // is taken again nobody waits: a system call only where the queue was full.
         if admission.place
-            && self.leave_place() <= self.limit * 3 / 4
-            && self.short_of_room.load(SeqCst)
+            && self.leave_place() == self.limit - 1
+            && self.short_of_room.swap(false, SeqCst)
         {
-            self.offer_room();
-        }
-    }
-
-    /// Wakes submitters that wait where there is room. Called when no callback follows at once.
-    pub(crate) fn offer_room(&self) {
-        if self.short_of_room.load(SeqCst) && self.places.0.load(SeqCst) < self.limit {
-            self.short_of_room.store(false, SeqCst);
             self.room.wake();
             if let Some(on_room) = self.on_room.get() {
                 on_room();
@@ -301,7 +293,6 @@ mod tests {
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| ledger.wait_for_room());
             ledger.start(first);
-            ledger.offer_room();
             assert!(waiter.join().unwrap());
             ledger.accept(true).unwrap();
             let waiter = scope.spawn(|| ledger.wait_for_room());

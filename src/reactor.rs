@@ -262,9 +262,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         self.free.push(number);
     }
 
-    /// Operations that the kernel holds.
+    /// Operations that the kernel holds; fewer, while an entry of the interface's own is queued.
     fn in_kernel(&self) -> usize {
-        self.pending - self.interface.queued()
+        self.pending.saturating_sub(self.interface.queued())
     }
 
     /// Nothing is left to do but callbacks.
@@ -274,19 +274,22 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 
     /// Issues, enters the kernel once at most, and settles what completed.
     fn turn(&mut self, core: &Core<C>, wait: Wait) -> Entered {
+        let ready = self.ready.len();
         self.issue();
+        // What was refused is offered again after a completion, if one can come.
+        let submit = !self.refused || self.in_kernel() == 0;
         let wait = match wait {
             // The interface was full, or refused an operation for good: no sleep before the rest
             // is handed over, and before its callback.
-            _ if !self.issue.is_empty() || !self.ready.is_empty() => Wait::No,
-            Wait::For(..) if self.refused && self.in_kernel() == 0 => {
+            _ if !self.issue.is_empty() || self.ready.len() > ready => Wait::No,
+            Wait::For(..) if self.refused && submit => {
                 std::thread::sleep(REFUSED_PAUSE);
                 Wait::No
             }
+            // No more can complete than the kernel holds.
+            Wait::For(min, time) if !submit => Wait::For(min.min(self.in_kernel() as u32), time),
             wait => wait,
         };
-        // What was refused is offered again after a completion, if one can come.
-        let submit = !self.refused || self.in_kernel() == 0;
         let submitted = if submit { self.interface.queued() } else { 0 };
         let entered = match (self.pending, wait) {
             // Nothing to submit and nothing to wait for.
@@ -304,6 +307,10 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
                 if !self.refused {
                     let error = io::Error::from_raw_os_error(errno);
                     log(Level::Warn, || format!("submission refused, trying again: {error}"));
+                }
+                if !submit {
+                    // Not even waiting works.
+                    std::thread::sleep(REFUSED_PAUSE);
                 }
                 true
             }
@@ -343,7 +350,6 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
                 lanes.awake();
             }
             self.deliver(core);
-            core.ledger.offer_room();
         }
     }
 
@@ -359,24 +365,30 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         }
         let lanes = self.lanes.as_mut()?;
         let foreign = lanes.foreign;
-        if let Some((event, outer)) = lanes.arm(|| !foreign || core.ledger.has_room()) {
+        let mut looked = false;
+        let may_look = || {
+            looked = !foreign || core.ledger.has_room();
+            looked
+        };
+        if let Some((event, outer)) = lanes.arm(may_look) {
             let event = if outer && foreign { admit(&core.ledger, event) } else { event };
             self.hold(event);
             return Some(Wait::No);
         }
-        let over = core.stop.load(SeqCst) || lanes.ended();
+        // A foreign channel that could not be looked at, for want of room, may hold more.
+        let over = core.stop.load(SeqCst) && looked || lanes.ended();
         (!over || !self.is_idle(core)).then_some(Wait::For(1, None))
     }
 }
 
 /// Counts in an event that its submitter put straight into a channel. One that cannot run comes
 /// back completed, so that its callback hears of it.
-fn admit<C>(ledger: &Ledger, mut event: IOEvent<C>) -> IOEvent<C> {
+fn admit<C>(ledger: &Arc<Ledger>, mut event: IOEvent<C>) -> IOEvent<C> {
     let launched = event.launch();
     // There is room: the reactor, which alone takes places here, has asked. And the ledger is
     // closed only after the lane has ended.
     let admission = ledger.accept(true).unwrap_or_default();
-    event.set_owner(ledger, admission);
+    event.set_owner(Arc::as_ptr(ledger), admission);
     if let Err(Unfit::InFlight | Unfit::Unprepared | Unfit::Whole) = launched {
         event.complete(-i64::from(libc::EINVAL));
     }
@@ -413,6 +425,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
     }
 
     fn poll(&mut self, core: &Core<C>, min: u32, deadline: Deadline) -> (u32, PollEnd) {
+        if let Err(error) = self.sync_notify(core) {
+            log(Level::Error, || format!("the descriptor of ioe_context_fd stays silent: {error}"));
+        }
         let min = core.ledger.in_flight().min(min.into()) as u32;
         let mut ran = 0;
         let end = loop {
@@ -520,7 +535,8 @@ mod tests {
             delivery,
         );
         with_world(|world| {
-            world.trouble = Trouble { lack: u8::MAX, capacity: 4, ..Trouble::default() };
+            // Full at first, so that the operation is refused in a turn.
+            world.trouble = Trouble { lack: u8::MAX, capacity: 0, ..Trouble::default() };
             world.flights.insert(1, Flight::default());
         });
         let mut event = IOEvent::try_unprepared().unwrap();
@@ -529,10 +545,11 @@ mod tests {
         event.set_callback(ClosureCb(Box::new(move |event| done.send(event.result()))));
         event.launch().unwrap();
         let admission = core.ledger.accept(true).unwrap();
-        event.set_owner(&*core.ledger, admission);
+        event.set_owner(Arc::as_ptr(&core.ledger), admission);
         sender.send(event).unwrap();
         while core.ledger.started() == 0 {
             let wait = reactor.next_wait(&core).expect("it is not told to stop");
+            with_world(|world| world.trouble.capacity = 4);
             reactor.turn(&core, wait);
             reactor.deliver(&core);
         }

@@ -153,7 +153,8 @@ unsafe impl<C: Send> Send for IOEvent<C> {}
 
 impl<C> IOEvent<C> {
     /// An event that moves the buffer's whole length, or syncs, or allocates the length of the
-    /// buffer. Without a callback it cannot be submitted.
+    /// buffer. Without a callback it cannot be submitted, nor where it would end beyond the
+    /// largest offset of a file, `i64::MAX`.
     ///
     /// # Panics
     /// Where memory for the event itself is short.
@@ -162,7 +163,9 @@ impl<C> IOEvent<C> {
         let memory = buffer.as_ptr();
         let len = buffer.len() as u64;
         event.inner_mut().buffer = Some(buffer);
-        event.prepare(action, fd, memory, len, offset);
+        if offset.checked_add(len).is_some_and(|end| end <= i64::MAX as u64) {
+            event.prepare(action, fd, memory, len, offset);
+        }
         event
     }
 
@@ -194,7 +197,7 @@ impl<C> IOEvent<C> {
     }
 
     fn inner(&self) -> &Inner<C> {
-        // SAFETY: the pointer is valid from `unprepared` to `drop`. Fields that change while
+        // SAFETY: the pointer is valid from `try_unprepared` to `drop`. Fields that change while
         // others look are atomics or in an UnsafeCell.
         unsafe { self.inner.as_ref() }
     }
@@ -457,9 +460,12 @@ impl<C> IOEvent<C> {
         self.inner().result.store(result, Release);
     }
 
-    /// The event is the caller's again: its callback starts now.
+    /// The event is the caller's again: its callback starts now. One that was never launched
+    /// stays unprepared.
     pub(crate) fn release(&self) {
-        self.inner().state.store(OWNED, Release);
+        if self.inner().state.load(Relaxed) == IN_FLIGHT {
+            self.inner().state.store(OWNED, Release);
+        }
     }
 }
 

@@ -95,7 +95,7 @@ pub(crate) trait Interface {
     /// Called once, on the thread that will make all later calls.
     fn start(&mut self) -> io::Result<()>;
     fn prep(&mut self, slot: u32, op: &Op) -> Prep;
-    /// Operations prepared and not yet taken by the kernel.
+    /// Entries not yet taken by the kernel: operations, and what the interface itself needs.
     fn queued(&self) -> usize;
     /// Hands over what is queued, unless `submit` is false, waits, and collects: in one system
     /// call where one is needed at all.

@@ -185,6 +185,8 @@ pub(crate) struct Sim {
     queued: Vec<(u32, Op)>,
     taken: Vec<(u32, Op)>,
     refusals: u32,
+    /// The interface's own entry, queued first, was taken.
+    own_taken: bool,
 }
 
 impl Interface for Sim {
@@ -211,7 +213,7 @@ impl Interface for Sim {
     }
 
     fn queued(&self) -> usize {
-        self.queued.len()
+        self.queued.len() + usize::from(!self.own_taken)
     }
 
     fn enter(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
@@ -227,6 +229,7 @@ impl Interface for Sim {
             }
             self.refusals = 0;
             if submit {
+                self.own_taken = true;
                 let mut count = self.queued.len();
                 if count > 1 && world.happens(world.trouble.refuse) {
                     count = world.random.usize(1..count);
@@ -235,9 +238,12 @@ impl Interface for Sim {
             }
             let wanted = match wait {
                 Wait::No => 0,
+                // As the kernel does, when it did not take all.
+                _ if submit && !self.queued.is_empty() => 0,
                 Wait::For(min, timeout) => {
-                    assert!(timeout.is_some() || !self.taken.is_empty(), "a wait without an end");
-                    (min as usize).min(self.taken.len())
+                    let min = min as usize;
+                    assert!(timeout.is_some() || min <= self.taken.len(), "a wait without an end");
+                    min.min(self.taken.len())
                 }
             };
             let mut completed = 0;

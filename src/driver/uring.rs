@@ -102,9 +102,12 @@ impl Uring {
         self.rearm = !self.push(&poll.build().user_data(WAKE));
     }
 
-    fn collect(&mut self, done: &mut Vec<Done>) {
+    /// Takes all completions. How many entries there were.
+    fn collect(&mut self, done: &mut Vec<Done>) -> u32 {
         let mut poll_ended = false;
+        let mut count = 0;
         for entry in self.ring.completion() {
+            count += 1;
             match entry.user_data() {
                 WAKE => poll_ended |= !io_uring::cqueue::more(entry.flags()),
                 slot => done.push(Done { slot: slot as u32, result: entry.result().into() }),
@@ -116,6 +119,7 @@ impl Uring {
             // write that announces a new event could be cleared away with the old ones.
             self.options.wake.into_iter().for_each(crate::intake::clear_eventfd);
         }
+        count
     }
 }
 
@@ -180,8 +184,9 @@ impl Interface for Uring {
         drop(queue);
         let (min, timeout) = match wait {
             Wait::For(min, timeout) => {
+                // The kernel counts what is there already.
                 let there = self.ring.completion().len() as u32;
-                (min.saturating_sub(there), timeout)
+                (if there < min { min } else { 0 }, timeout)
             }
             Wait::No => (0, None),
         };
@@ -208,8 +213,10 @@ impl Interface for Uring {
                 _ => submitter.enter(to_submit as u32, min, flags, Some(&args)),
             }
         };
-        self.collect(done);
+        let collected = self.collect(done);
         match entered.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO)) {
+            // A call that also submitted does not say that a signal or the time ended its wait.
+            Ok(taken) if taken == to_submit && collected < min => Entered::Interrupted,
             Ok(_) => Entered::Fine,
             Err(libc::EINTR | libc::ETIME) => Entered::Interrupted,
             Err(errno) => Entered::Refused(errno),

@@ -151,8 +151,9 @@ const DEFAULTS: ioe_config = ioe_config {
     shared: std::ptr::null_mut(),
 };
 
-/// A context as long as a call is inside it. The memory of one with threads outlives every caller
-/// that entered before it was freed; a polled one has a single caller.
+/// A context as long as a call is inside it: its memory outlives every caller that entered before
+/// it was freed. The reactor's own thread needs no count, because the context outlives it, or it
+/// is the one that frees.
 pub(super) struct Inside {
     shared: ManuallyDrop<Arc<Shared<CCallback>>>,
     counted: bool,
@@ -167,7 +168,7 @@ impl Inside {
         let shared = ManuallyDrop::new(unsafe {
             Arc::from_raw(raw.as_ptr().cast_const().cast::<Shared<CCallback>>())
         });
-        let counted = !shared.config().polled;
+        let counted = !shared.is_reactors_thread();
         if counted {
             std::mem::forget(Arc::clone(&shared));
         }
