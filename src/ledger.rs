@@ -304,6 +304,20 @@ mod tests {
     }
 
     #[test]
+    fn the_first_place_left_wakes_a_waiter() {
+        let ledger = Ledger::new(100, false);
+        let first = ledger.accept(true).unwrap();
+        while ledger.has_room() {
+            ledger.accept(true).unwrap();
+        }
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| ledger.wait_for_room());
+            ledger.start(first);
+            assert!(waiter.join().unwrap(), "whose callback might want what the waiter holds");
+        });
+    }
+
+    #[test]
     fn a_drain_waits_for_what_came_before_and_nothing_later() {
         let ledger = Ledger::new(100, false);
         let early = ledger.accept(true).unwrap();

@@ -168,6 +168,60 @@ fn a_slow_callback_holds_a_foreign_channel_back() {
 }
 
 #[test]
+fn a_full_foreign_channel_is_emptied_at_the_end() {
+    let file = temp_file();
+    let (events, receiver) = crossfire::mpsc::bounded_blocking(3000);
+    let counter = Arc::new(AtomicUsize::new(0));
+    let (release, held) = crossfire::mpmc::bounded_blocking::<()>(1);
+    let context = IOContext::new(4, receiver, &IOWorkers::new(1), Driver::Auto).unwrap();
+    for number in 0..3000 {
+        let (counter, held) = (counter.clone(), held.clone());
+        let mut event = IOEvent::new(file.as_raw_fd(), filled(8, 7), IOAction::Write, 0);
+        event.set_callback(ClosureCb(Box::new(move |_| {
+            if number == 0 {
+                held.recv().unwrap();
+            }
+            counter.fetch_add(1, SeqCst);
+        })));
+        events.send(event).unwrap();
+    }
+    // The reactor has no room, and sleeps, when the context begins to end.
+    while context.stats().in_flight < 1024 {
+        std::thread::yield_now();
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(move || drop(context));
+        release.send(()).unwrap();
+    });
+    assert_eq!(counter.load(SeqCst), 3000);
+    assert!(events.send(IOEvent::new(0, filled(8, 7), IOAction::Write, 0)).is_err());
+}
+
+#[test]
+fn an_event_without_its_buffer_is_refused_each_time() {
+    let file = temp_file();
+    (&file).write_all(b"short").unwrap();
+    let (events, receiver) = crossfire::mpsc::bounded_blocking(4);
+    let context = IOContext::new(4, receiver, &IOWorkers::new(1), Driver::Auto).unwrap();
+    let (sender, done) = channel();
+    let run = |mut event: IOEvent<ClosureCb>| {
+        let sender = sender.clone();
+        event.set_callback(ClosureCb(Box::new(move |event| sender.send(event).unwrap())));
+        events.send(event).unwrap();
+        done.recv().unwrap()
+    };
+    let mut event = run(IOEvent::new(file.as_raw_fd(), filled(4096, 9), IOAction::Read, 0));
+    let buffer = event.get_read_result().unwrap();
+    assert_eq!(*buffer, *b"short");
+    (&file).write_all(b", and longer").unwrap();
+    for _ in 0..3 {
+        event = run(event);
+        assert_eq!(event.result(), -i64::from(libc::EINVAL));
+    }
+    drop(context);
+}
+
+#[test]
 fn an_incomplete_event_goes_on_where_it_stopped() {
     let file = temp_file();
     (&file).write_all(b"first").unwrap();
