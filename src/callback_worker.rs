@@ -93,10 +93,12 @@ impl<C: IOCallback> IOWorkers<C> {
 
     /// The way of a context's completed events to their callbacks, counted as a use of the set.
     pub(crate) fn delivery(&self) -> Delivery<C> {
-        let Some(set) = &self.set else { return Delivery { workers: None } };
-        let sender = lock(&set.sender).clone();
-        set.contexts.fetch_add(1, SeqCst);
-        Delivery { workers: sender.map(|sender| ToWorkers { sender, set: set.clone() }) }
+        let workers = self.set.as_ref().and_then(|set| {
+            let sender = lock(&set.sender).clone()?;
+            set.contexts.fetch_add(1, SeqCst);
+            Some(ToWorkers { sender, set: set.clone() })
+        });
+        Delivery { workers, wake_calls: 0 }
     }
 
     /// Identifies the set; 0 where there are no threads.
@@ -129,6 +131,8 @@ impl<C: IOCallback> Drop for Set<C> {
 /// Where the reactor puts completed events. Never makes it wait.
 pub(crate) struct Delivery<C: IOCallback> {
     workers: Option<ToWorkers<C>>,
+    /// System calls made to wake workers.
+    pub(crate) wake_calls: u64,
 }
 
 /// The sender comes first: the set waits for its threads, and they for the last sender.
@@ -140,7 +144,7 @@ struct ToWorkers<C: IOCallback> {
 impl<C: IOCallback> Delivery<C> {
     /// Runs the callbacks of all `events` here, or hands them to the workers. How many there were.
     pub(crate) fn deliver(
-        &self,
+        &mut self,
         ledger: &Ledger,
         events: &mut std::collections::VecDeque<IOEvent<C>>,
     ) -> u32 {
@@ -152,7 +156,7 @@ impl<C: IOCallback> Delivery<C> {
                     // The set's threads hold the receiver for as long as this sender lives.
                     let _ = sender.send(event);
                 }
-                set.work.wake_for(count as usize);
+                self.wake_calls += u64::from(set.work.wake_for(count as usize));
             }
             None if count > 0 => {
                 within(ledger, 0, || {

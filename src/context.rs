@@ -602,7 +602,8 @@ impl<C: IOCallback> Shared<C> {
     pub(crate) fn stats(&self) -> Stats {
         let Counters { failed, bytes_read, bytes_written, operations, system_calls, continued } =
             self.core.counters.read() + self.callers.read();
-        let wake_ups = self.wake_up.as_ref().map_or(0, |wake_up| wake_up.writes());
+        let wake_ups = self.wake_up.as_ref().map_or(0, |wake_up| wake_up.writes())
+            + self.ledger().wake_calls();
         let completed = self.ledger().started();
         let accepted = self.ledger().accepted().max(completed);
         Stats {

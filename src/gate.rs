@@ -66,19 +66,21 @@ impl Gate {
         self.waiters.load(SeqCst) != 0
     }
 
-    /// Wakes every waiter to look at its condition again.
-    pub(crate) fn wake(&self) {
-        self.wake_for(usize::MAX);
+    /// Wakes every waiter to look at its condition again. Whether that took a system call.
+    pub(crate) fn wake(&self) -> bool {
+        self.wake_for(usize::MAX)
     }
 
     /// Wakes enough waiters for `count` things of which each waiter takes one.
-    pub(crate) fn wake_for(&self, count: usize) {
-        if self.has_waiters() {
+    pub(crate) fn wake_for(&self, count: usize) -> bool {
+        let waited_for = self.has_waiters();
+        if waited_for {
             drop(lock(&self.lock));
             match count {
                 1 => self.changed.notify_one(),
                 _ => self.changed.notify_all(),
             }
         }
+        waited_for
     }
 }

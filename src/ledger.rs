@@ -58,6 +58,7 @@ pub(crate) struct Ledger {
     /// Somebody found all places taken since the last one was left.
     short_of_room: AtomicBool,
     room: Gate,
+    wake_calls: AtomicU64,
     /// Called with the waiters at `room`: a reactor that takes no more until there is room.
     on_room: OnceCell<Box<dyn Fn() + Send + Sync>>,
     settled: Gate,
@@ -172,7 +173,9 @@ impl Ledger {
             && self.leave_place() == self.limit - 1
             && self.short_of_room.swap(false, SeqCst)
         {
-            self.room.wake();
+            if self.room.wake() {
+                self.wake_calls.fetch_add(1, Relaxed);
+            }
             if let Some(on_room) = self.on_room.get() {
                 on_room();
             }
@@ -240,6 +243,11 @@ impl Ledger {
 
     pub(crate) fn started(&self) -> u64 {
         self.started.0.load(SeqCst)
+    }
+
+    /// System calls made to wake submitters.
+    pub(crate) fn wake_calls(&self) -> u64 {
+        self.wake_calls.load(Relaxed)
     }
 
     /// Accepted, callback not started.

@@ -317,7 +317,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             _ => false,
         };
         self.settle();
-        self.counters.system_calls = self.interface.system_calls();
+        self.counters.system_calls = self.interface.system_calls() + self.delivery.wake_calls;
         core.counters.set(&self.counters);
         entered
     }
