@@ -128,7 +128,8 @@ static void first_calls_are_refused(void **state)
     static const int errnos[] = {EAGAIN, EBUSY, EINTR};
     const delivery *how = *state;
     for (size_t i = 0; i < sizeof errnos / sizeof *errnos; i++)
-        for (unsigned times = 1; times <= 3; times++) {
+        /* One call is made with the context. */
+        for (unsigned times = 2; times <= 4; times++) {
             no_faults();
             atomic_store(&refusal, errnos[i]);
             atomic_store(&refusals_left, times);
@@ -167,6 +168,67 @@ static void some_are_taken_and_the_rest_is_refused(void **state)
     no_faults();
 }
 
+/* A sandbox may allow a ring to be made and forbid to enter it. */
+static void forbidden_from_the_start(void **state)
+{
+    const delivery *how = *state;
+    no_faults();
+    atomic_store(&refusal, EPERM);
+    atomic_store(&one_in, 1);
+    ioe_config cfg;
+    ioe_context *ctx = NULL;
+    assert_int_equal(ioe_config_init(&cfg, sizeof cfg), 0);
+    cfg.flags = how->flags;
+    cfg.workers = how->workers;
+    ASSERT_CALL(ioe_context_new(&cfg, &ctx), -EPERM);
+    assert_null(ctx);
+    ASSERT_CALL(ioe_probe(IOE_DRIVER_URING), -EPERM);
+    no_faults();
+}
+
+typedef struct outcome {
+    latch done;
+    int64_t result;
+    unsigned calls;
+} outcome;
+
+static void note_outcome(ioe_event *event, void *arg)
+{
+    outcome *o = arg;
+    o->result = ioe_event_result(event);
+    o->calls++;
+    latch_hit(&o->done);
+}
+
+/* Or forbid it later. What is not in the kernel then comes back with the errno, and so does all
+ * that is submitted afterwards. */
+static void forbidden_while_running(void **state)
+{
+    const delivery *how = *state;
+    no_faults();
+    ioe_context *ctx = new_context(how, DEPTH, READS);
+    int fd = temp_file(ON_DISK);
+    uint64_t word = 0;
+    read_words(ctx, how, DEPTH);
+    atomic_store(&refusal, EPERM);
+    atomic_store(&one_in, 1);
+    for (unsigned i = 0; i < 3; i++) {
+        outcome o = {.done = LATCH_INIT};
+        ioe_event *event = ioe_event_new();
+        assert_int_equal(ioe_prep_write(event, fd, &word, sizeof word, 0), 0);
+        assert_int_equal(ioe_event_set_callback(event, note_outcome, &o), 0);
+        ASSERT_CALL(ioe_submit(ctx, event), 0);
+        await(ctx, how, &o.done, 1);
+        ASSERT_CALL(ioe_drain(ctx, -1), 0);
+        assert_int_equal(o.calls, 1);
+        assert_int_equal(o.result, -EPERM);
+        assert_int_equal(ioe_event_free(event), 0);
+    }
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    no_faults();
+    close(fd);
+}
+
 static ioe_context *logging_context;
 static int answer_in_log;
 
@@ -203,6 +265,8 @@ int main(void)
         for_each_delivery(first_calls_are_refused),
         for_each_delivery(any_call_may_be_refused),
         for_each_delivery(some_are_taken_and_the_rest_is_refused),
+        for_each_delivery(forbidden_from_the_start),
+        for_each_delivery(forbidden_while_running),
         for_each_delivery(poll_inside_the_log_function_is_refused),
     };
     return RUN_TESTS(tests);

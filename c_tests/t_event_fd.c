@@ -249,12 +249,55 @@ static void submits_from_callbacks_wake_the_loop(void **state)
     close(n.fd);
 }
 
+typedef struct asker {
+    ioe_context *ctx;
+    ioe_event *next;
+    int fd;
+} asker;
+
+/* Asks for the descriptor where the context is at work, and leaves something for it to tell. */
+static void ask_inside(ioe_event *event, void *arg)
+{
+    asker *a = arg;
+    (void)event;
+    a->fd = ioe_context_fd(a->ctx);
+    if (a->fd >= 0)
+        a->fd = ioe_submit(a->ctx, a->next) == 0 ? a->fd : -EIO;
+}
+
+static void asked_for_in_a_callback(void **state)
+{
+    ioe_context *ctx = new_context(polled, 8, 8);
+    asker a = {.ctx = ctx, .next = ioe_event_new()};
+    latch done = LATCH_INIT;
+    int file = temp_file(IN_MEMORY);
+    ioe_event *event = ioe_event_new();
+    (void)state;
+    assert_int_equal(ioe_prep_fsync(a.next, file), 0);
+    assert_int_equal(ioe_event_set_callback(a.next, hit_latch, &done), 0);
+    assert_int_equal(ioe_prep_fsync(event, file), 0);
+    assert_int_equal(ioe_event_set_callback(event, ask_inside, &a), 0);
+    ASSERT_CALL(ioe_submit(ctx, event), 0);
+    ASSERT_CALL(ioe_poll(ctx, 1, -1), 1);
+    assert_true(a.fd >= 0);
+    struct pollfd p = {.fd = a.fd, .events = POLLIN};
+    assert_int_equal(poll(&p, 1, 30000), 1);
+    ASSERT_CALL(ioe_poll(ctx, 1, -1), 1);
+    assert_int_equal(latch_count(&done), 1);
+    assert_false(is_readable(a.fd));
+    assert_int_equal(ioe_event_free(event), 0);
+    assert_int_equal(ioe_event_free(a.next), 0);
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    close(file);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(buffered_reads_wake_the_loop),
         cmocka_unit_test(direct_reads_wake_the_loop),
         cmocka_unit_test(asked_for_at_any_moment),
+        cmocka_unit_test(asked_for_in_a_callback),
         cmocka_unit_test(what_remains_is_told),
         cmocka_unit_test(submits_from_callbacks_wake_the_loop),
     };

@@ -535,17 +535,24 @@ static void engine_threads_take_no_signals(void **state)
 
 enum { FINE, NOT_SET_UP, NOT_REFUSED, NOT_REFUSED_WAITING };
 
-/* A write past the file size limit is an errno, not the end of the process by SIGXFSZ. */
+/*
+ * A write past the file size limit is an errno, not the end of the process by SIGXFSZ. A direct one
+ * is done by the kernel on whichever thread hands it over.
+ */
 static int write_past_the_limit(void *arg)
 {
     const delivery *how = arg;
-    static uint8_t buf[4096];
+    static _Alignas(4096) uint8_t buf[4096];
     struct rlimit limit = {8192, 8192};
     latch done = LATCH_INIT;
     ioe_config cfg;
     ioe_context *ctx = NULL;
-    int fd = temp_file(IN_MEMORY);
+    int fd = temp_file(ON_DISK);
+    int flags = fcntl(fd, F_GETFL);
     ioe_event *event = ioe_event_new();
+    /* Where the disk has no direct I/O, the write is an ordinary one. */
+    if (fcntl(fd, F_SETFL, flags | O_DIRECT) != 0 && errno != EINVAL)
+        return NOT_SET_UP;
     if (ioe_config_init(&cfg, sizeof cfg) != 0)
         return NOT_SET_UP;
     cfg.workers = how->workers;

@@ -285,6 +285,39 @@ static void read_goes_on_when_the_file_has_grown(void **state)
     assert_int_equal(ioe_context_free(ctx), 0);
 }
 
+/* A direct read cannot begin where the file ended off a block, but the event goes on all the same. */
+static void direct_read_goes_on_when_the_file_has_grown(void **state)
+{
+    const delivery *how = *state;
+    ioe_context *ctx = new_context(how, 8, 64);
+    uint8_t *content = new_buffer(16384), *buf = new_buffer(16384);
+    pattern_fill(content, 16384, 3, 0);
+    for (size_t i = 0; i < COUNT_OF(runs); i++) {
+        int fd = temp_file(ON_DISK);
+        int direct = open_direct(fd);
+        ioe_event *e = new_event();
+        store(fd, content, 5000, 0);
+        assert_int_equal(fsync(fd), 0);
+        assert_int_equal(ioe_prep_read(e, direct, buf, 16384, 0), 0);
+        assert_int_equal(runs[i](ctx, how, e), 5000);
+        assert_int_equal(runs[i](ctx, how, e), 5000);
+        store(fd, content, 9000, 0);
+        assert_int_equal(fsync(fd), 0);
+        assert_int_equal(runs[1 - i](ctx, how, e), 9000);
+        assert_int_equal(ioe_event_transferred(e), 9000);
+        store(fd, content, 16384, 0);
+        assert_int_equal(fsync(fd), 0);
+        assert_int_equal(runs[i](ctx, how, e), 16384);
+        assert_memory_equal(buf, content, 16384);
+        assert_int_equal(ioe_event_free(e), 0);
+        close(direct);
+        close(fd);
+    }
+    ioe_buffer_free(buf);
+    ioe_buffer_free(content);
+    assert_int_equal(ioe_context_free(ctx), 0);
+}
+
 /* ---- errors in the middle ---- */
 
 /* The second half of the buffer cannot be touched at first: the transfer fails there, tells what
@@ -472,6 +505,7 @@ int main(void)
         for_each_delivery(direct_read_ends_with_the_file_on_disk),
         for_each_delivery(direct_read_ends_with_the_file_in_memory),
         for_each_delivery(read_goes_on_when_the_file_has_grown),
+        for_each_delivery(direct_read_goes_on_when_the_file_has_grown),
         for_each_delivery(failed_read_tells_what_got_through_and_goes_on),
         for_each_delivery(failed_write_tells_what_got_through_and_goes_on),
         for_each_delivery(failed_event_without_progress_is_tried_again),

@@ -303,7 +303,7 @@ typedef struct ioe_stats {
  * Called exactly once for every accepted event, on a callback thread, on the driver thread
  * (`workers` 0) or inside the owner's poll (`IOE_POLLED`). `arg` is that of
  * `ioe_event_set_callback`. The event is yours again. The function must not throw, `longjmp`, or
- * end its thread.
+ * end its thread; a child that it forks must not return from it, but call _exit(2) or exec(3).
  */
 typedef void (*ioe_callback)(struct ioe_event *event, void *arg);
 
@@ -727,7 +727,8 @@ void *ioe_event_arg(const struct ioe_event *event);
  * events in flight is undefined. Any thread; with `IOE_POLLED` the owner's.
  *
  * An event that completed short or with an errno may be submitted again without a new prep: it
- * goes on where it stopped.
+ * goes on where it stopped. (A vectored read with O_DIRECT that ended off a block boundary cannot:
+ * the kernel answers `-EINVAL` in the callback. A plain one begins again at the boundary.)
  *
  * Returns 0, or, leaving the event yours, as it was:
  * - `-EINVAL`: a pointer is NULL; the event was never prepared, has no callback, or is whole and

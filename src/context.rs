@@ -383,7 +383,11 @@ impl<C: IOCallback> Shared<C> {
             return Err(libc::EPERM);
         }
         if !seat.started.get() {
-            Owned::add(self.me.clone());
+            if !Owned::add(self.me.clone()) {
+                // The thread is past its own end: it could not finish what it began.
+                self.core.backlog.abandon();
+                return Err(libc::EPERM);
+            }
             seat.with(|reactor| reactor.start(&self.core))?.map_err(errno_of)?;
             seat.started.set(true);
         }
@@ -690,13 +694,14 @@ struct Owned(RefCell<Vec<Weak<dyn Orphan>>>);
 thread_local!(static OWNED: Owned = Owned::default());
 
 impl Owned {
-    fn add(context: Weak<dyn Orphan>) {
-        // A thread that is past its own end owns nothing for long; nobody is left to be told.
-        let _ = OWNED.try_with(|owned| {
+    /// False where nobody is left to tell the thread's end.
+    fn add(context: Weak<dyn Orphan>) -> bool {
+        let added = OWNED.try_with(|owned| {
             let mut list = owned.0.borrow_mut();
             list.retain(|context| context.strong_count() > 0);
             list.push(context);
         });
+        added.is_ok()
     }
 }
 

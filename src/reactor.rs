@@ -14,6 +14,7 @@ use crossfire::flavor::Flavor;
 use once_cell::sync::OnceCell;
 
 use crate::callback_worker::Delivery;
+use crate::driver::direct::FileSizeSignal;
 use crate::driver::{Done, Entered, Interface, Prep, Wait};
 use crate::gate::Deadline;
 use crate::intake::{clear_eventfd, write_eventfd, Backlog, Lanes};
@@ -41,6 +42,9 @@ pub(crate) struct Core<C> {
     pub notify: OnceCell<OwnedFd>,
 }
 
+/// A boundary that every block device accepts direct I/O at.
+const DIRECT_BOUNDARY: u64 = 4096;
+
 /// How far the engine is with the current operation of an event.
 #[derive(Default)]
 pub(crate) struct Attempt {
@@ -49,6 +53,8 @@ pub(crate) struct Attempt {
     retries: u32,
     /// The operation before this one came back short.
     short: bool,
+    /// Where the transfer was when it was set back to a boundary.
+    set_back: Option<u64>,
 }
 
 /// What an operation's result means for its event.
@@ -116,7 +122,29 @@ impl Attempt {
             libc::EINVAL if action == IOAction::Read && self.short => {
                 Verdict::Complete(event.transferred() as i64)
             }
-            _ => Verdict::Complete(result),
+            // One that goes on, after an earlier submission ended at such a place, begins once
+            // more at the boundary before it.
+            libc::EINVAL if action == IOAction::Read && self.set_back.is_none() => {
+                let at = event.offset() + event.transferred();
+                let beyond = at % DIRECT_BOUNDARY;
+                let back = event.transferred().checked_sub(beyond).filter(|_| beyond > 0);
+                match back {
+                    Some(back) if event.transferred() > 0 => {
+                        self.set_back = Some(event.transferred());
+                        match event.set_transferred(back) {
+                            true => Verdict::Again,
+                            false => Verdict::Complete(result),
+                        }
+                    }
+                    _ => Verdict::Complete(result),
+                }
+            }
+            _ => {
+                if let Some(reached) = self.set_back.filter(|at| *at > event.transferred()) {
+                    event.set_transferred(reached);
+                }
+                Verdict::Complete(result)
+            }
         }
     }
 }
@@ -125,6 +153,8 @@ impl Attempt {
 struct Slot<C> {
     event: Option<IOEvent<C>>,
     attempt: Attempt,
+    /// The number of its operation among all that were prepared.
+    order: u64,
 }
 
 pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
@@ -148,6 +178,10 @@ pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
     eager: bool,
     /// The kernel took nothing the last time.
     refused: bool,
+    /// The kernel will never take anything any more, for this errno.
+    broken: Option<i32>,
+    /// Something was queued that might exceed RLIMIT_FSIZE.
+    may_extend: bool,
     notifying: bool,
     counters: Counters,
 }
@@ -159,7 +193,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         lanes: Option<Lanes<C, Q>>,
         delivery: Delivery<C>,
     ) -> Self {
-        let slot = |_| Slot { event: None, attempt: Attempt::default() };
+        let slot = |_| Slot { event: None, attempt: Attempt::default(), order: 0 };
         Reactor {
             interface,
             slots: (0..depth).map(slot).collect(),
@@ -173,6 +207,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             source: 0,
             eager: false,
             refused: false,
+            broken: None,
+            may_extend: false,
             notifying: false,
             counters: Counters::default(),
         }
@@ -240,12 +276,18 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn issue_one(&mut self, number: u32) -> bool {
         let slot = &mut self.slots[number as usize];
         let Some(event) = &slot.event else { unreachable!("issued without an event") };
+        if let Some(errno) = self.broken {
+            self.complete(number, -i64::from(errno));
+            return true;
+        }
         let op = event.next_op();
         slot.attempt.begin(&op);
         match self.interface.prep(number, &op) {
             Prep::Queued => {
                 self.pending += 1;
                 self.counters.operations += 1;
+                slot.order = self.counters.operations;
+                self.may_extend |= op.action.may_extend();
             }
             Prep::Full => return false,
             // Until there is a pool to send it to.
@@ -262,9 +304,38 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         self.free.push(number);
     }
 
-    /// Operations that the kernel holds; fewer, while an entry of the interface's own is queued.
+    /// Operations that the kernel holds.
     fn in_kernel(&self) -> usize {
-        self.pending.saturating_sub(self.interface.queued())
+        self.pending - self.unsent()
+    }
+
+    /// Operations prepared and not yet taken by the kernel.
+    fn unsent(&self) -> usize {
+        // What a broken interface still has queued was completed, and is never sent.
+        if self.broken.is_some() {
+            0
+        } else {
+            self.interface.queued()
+        }
+    }
+
+    /// The kernel refuses for a reason that stays. What it holds can still complete; the rest
+    /// completes with that errno, and so does all that comes later. Entries that stay queued are
+    /// never handed over: their memory is the caller's again.
+    fn give_up(&mut self, errno: i32) {
+        let error = io::Error::from_raw_os_error(errno);
+        log(Level::Error, || format!("submission is refused for good: {error}"));
+        let taken = self.counters.operations - self.interface.queued() as u64;
+        self.counters.operations = taken;
+        self.broken = Some(errno);
+        for number in 0..self.slots.len() as u32 {
+            let slot = &self.slots[number as usize];
+            let queued = slot.event.is_some() && slot.order > taken;
+            if queued && !self.issue.contains(&number) {
+                self.pending -= 1;
+                self.complete(number, -i64::from(errno));
+            }
+        }
     }
 
     /// Nothing is left to do but callbacks.
@@ -277,7 +348,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let ready = self.ready.len();
         self.issue();
         // What was refused is offered again after a completion, if one can come.
-        let submit = !self.refused || self.in_kernel() == 0;
+        let submit = self.broken.is_none() && (!self.refused || self.in_kernel() == 0);
         let wait = match wait {
             // The interface was full, or refused an operation for good: no sleep before the rest
             // is handed over, and before its callback.
@@ -290,12 +361,16 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             Wait::For(min, time) if !submit => Wait::For(min.min(self.in_kernel() as u32), time),
             wait => wait,
         };
-        let submitted = if submit { self.interface.queued() } else { 0 };
+        let submitted = if submit { self.unsent() } else { 0 };
+        // The engine's own threads block the signal.
+        let may_extend = std::mem::take(&mut self.may_extend) && self.lanes.is_none();
+        let signal = may_extend.then(FileSizeSignal::hold);
         let entered = match (self.pending, wait) {
             // Nothing to submit and nothing to wait for.
             (0, Wait::No) => Entered::Fine,
             _ => self.interface.enter(submit, wait, &mut self.done),
         };
+        drop(signal);
         if submitted > 0 {
             self.eager = match wait {
                 Wait::No => !self.done.is_empty(),
@@ -303,6 +378,10 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             };
         }
         self.refused = match entered {
+            Entered::Refused(errno) if submit && !is_passing(errno) => {
+                self.give_up(errno);
+                false
+            }
             Entered::Refused(errno) => {
                 if !self.refused {
                     let error = io::Error::from_raw_os_error(errno);
@@ -356,7 +435,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Takes events in and says how the next turn may wait; `None` at the end.
     fn next_wait(&mut self, core: &Core<C>) -> Option<Wait> {
         self.take(core);
-        let unsent = !self.issue.is_empty() || self.interface.queued() > 0;
+        let unsent = !self.issue.is_empty() || self.unsent() > 0;
         if !self.ready.is_empty() || unsent && self.eager {
             return Some(Wait::No);
         }
@@ -379,6 +458,12 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let over = core.stop.load(SeqCst) && looked || lanes.ended();
         (!over || !self.is_idle(core)).then_some(Wait::For(1, None))
     }
+}
+
+/// Whether a refused submission is worth another try (io_uring_enter(2)): no memory at the moment,
+/// or completions to be taken first.
+fn is_passing(errno: i32) -> bool {
+    matches!(errno, libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
 }
 
 /// Counts in an event that its submitter put straight into a channel. One that cannot run comes
@@ -425,9 +510,6 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
     }
 
     fn poll(&mut self, core: &Core<C>, min: u32, deadline: Deadline) -> (u32, PollEnd) {
-        if let Err(error) = self.sync_notify(core) {
-            log(Level::Error, || format!("the descriptor of ioe_context_fd stays silent: {error}"));
-        }
         let min = core.ledger.in_flight().min(min.into()) as u32;
         let mut ran = 0;
         let end = loop {
@@ -457,6 +539,10 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
         if !core.backlog.is_empty() {
             self.take(core);
             self.turn(core, Wait::No);
+        }
+        // It may have been asked for since: by a callback, or by another thread before the start.
+        if let Err(error) = self.sync_notify(core) {
+            log(Level::Error, || format!("the descriptor of ioe_context_fd stays silent: {error}"));
         }
         self.renew_notice(core);
         (ran, end)
@@ -495,7 +581,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn renew_notice(&mut self, core: &Core<C>) {
         let Some(fd) = core.notify.get().filter(|_| self.notifying) else { return };
         clear_eventfd(fd.as_raw_fd());
-        let stuck = self.interface.queued() > 0 || !self.issue.is_empty();
+        let stuck = self.unsent() > 0 || !self.issue.is_empty();
         let hidden = self.interface.must_poll() && self.pending > 0;
         if stuck || hidden || !self.ready.is_empty() || self.interface.has_news() {
             write_eventfd(fd.as_raw_fd());

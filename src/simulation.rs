@@ -98,6 +98,9 @@ impl Model {
         assert_eq!(expected.callbacks, expected.submissions, "event {id}: one callback each");
         let flight = with_world(|world| world.flights.remove(&id)).expect("it was in flight");
         let Flight { moved, fatal, .. } = flight;
+        // What comes after the end of the ring never reaches it.
+        let ended = event.result() == -i64::from(libc::EPERM) && with_world(|world| world.broken);
+        let fatal = fatal.or(ended.then_some(libc::EPERM));
         assert_eq!(event.transferred(), moved, "event {id}: transferred is what the kernel moved");
         match fatal {
             Some(errno) => assert_eq!(event.result(), -i64::from(errno), "event {id}"),
@@ -277,8 +280,10 @@ fn run_history(seed: u64) -> u64 {
             refuse: chance() / 8,
             delay: chance() * 3,
             lack: chance(),
+            breaks: if chance() == 0 { 0 } else { chance() / 8 },
         };
         world.operations = 0;
+        world.broken = false;
         world.flights.clear();
         world.files = (0..3)
             .map(|number| {

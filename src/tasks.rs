@@ -44,6 +44,11 @@ pub enum IOAction {
 }
 
 impl IOAction {
+    /// Whether the file may grow, and with it exceed RLIMIT_FSIZE.
+    pub(crate) fn may_extend(self) -> bool {
+        matches!(self, IOAction::Write | IOAction::Fallocate(_))
+    }
+
     /// Whether bytes move between memory and the file.
     pub fn is_transfer(self) -> bool {
         matches!(self, IOAction::Read | IOAction::Write)
@@ -453,6 +458,17 @@ impl<C> IOEvent<C> {
             *next += 1;
         }
         done == inner.setup.len
+    }
+
+    /// Sets a plain transfer back to where it had come earlier, or forth again; false for a vectored
+    /// one, whose segments are used up.
+    pub(crate) fn set_transferred(&self, bytes: u64) -> bool {
+        // SAFETY: the engine holds the event, and it alone touches the progress.
+        let plain = unsafe { (*self.inner().progress.get()).segments.is_empty() };
+        if plain {
+            self.inner().transferred.store(bytes, Release);
+        }
+        plain
     }
 
     /// Sets the result. The event is still in flight until its callback starts.

@@ -6,8 +6,7 @@ use crate::tasks::{IOAction, Memory, Op};
 
 /// Runs the operation and returns what the system call did: bytes, or a negated errno.
 pub(crate) fn run(op: &Op) -> i64 {
-    let extends = matches!(op.action, IOAction::Write | IOAction::Fallocate(_));
-    let _guard = extends.then(FileSizeSignal::hold);
+    let _guard = op.action.may_extend().then(FileSizeSignal::hold);
     let offset = op.offset as libc::off_t;
     let (at, count) = match op.memory {
         Memory::None => (std::ptr::null_mut(), 0),
@@ -36,15 +35,16 @@ pub(crate) fn run(op: &Op) -> i64 {
     }
 }
 
-/// Keeps the SIGXFSZ of a write or an allocation beyond RLIMIT_FSIZE from the program: it gets
-/// EFBIG, as from the ring. Threads without such a limit pay one getrlimit(2).
-struct FileSizeSignal {
+/// While it lives, keeps the SIGXFSZ of a write or an allocation beyond RLIMIT_FSIZE from the
+/// program: it gets EFBIG, as on the engine's threads, which block the signal. Without such a limit
+/// it costs one getrlimit(2).
+pub(crate) struct FileSizeSignal {
     mask_before: libc::sigset_t,
     pending_before: bool,
 }
 
 impl FileSizeSignal {
-    fn hold() -> Option<Self> {
+    pub(crate) fn hold() -> Option<Self> {
         // SAFETY: plain data filled by the calls; each is given valid pointers.
         unsafe {
             let mut limit: libc::rlimit = std::mem::zeroed();

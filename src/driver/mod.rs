@@ -95,7 +95,7 @@ pub(crate) trait Interface {
     /// Called once, on the thread that will make all later calls.
     fn start(&mut self) -> io::Result<()>;
     fn prep(&mut self, slot: u32, op: &Op) -> Prep;
-    /// Entries not yet taken by the kernel: operations, and what the interface itself needs.
+    /// Operations that wait for an `enter` to be taken by the kernel: the last ones prepared.
     fn queued(&self) -> usize;
     /// Hands over what is queued, unless `submit` is false, waits, and collects: in one system
     /// call where one is needed at all.
@@ -125,11 +125,14 @@ impl From<Refusal> for io::Error {
 
 /// The driver to use for a wish: the environment variable `IOE_DRIVER` overrides AUTO.
 pub(crate) fn choose(wish: Driver) -> Result<Driver, Refusal> {
-    let wish = match (wish, std::env::var("IOE_DRIVER")) {
-        (Driver::Auto, Ok(name)) => Driver::from_name(&name).ok_or_else(|| Refusal {
-            errno: libc::EINVAL,
-            advice: format!("IOE_DRIVER is '{name}': use auto, uring, aio or pool"),
-        })?,
+    let wish = match (wish, std::env::var_os("IOE_DRIVER")) {
+        (Driver::Auto, Some(name)) if !name.is_empty() => {
+            let driver = name.to_str().and_then(Driver::from_name);
+            driver.ok_or_else(|| Refusal {
+                errno: libc::EINVAL,
+                advice: format!("IOE_DRIVER is {name:?}: use auto, uring, aio or pool"),
+            })?
+        }
         (wish, _) => wish,
     };
     match wish {

@@ -51,6 +51,8 @@ pub(crate) struct Trouble {
     pub refuse: u8,
     pub delay: u8,
     pub lack: u8,
+    /// Of 65536: the ring breaks for good.
+    pub breaks: u8,
 }
 
 #[derive(Default)]
@@ -59,6 +61,7 @@ pub(crate) struct World {
     pub files: Vec<File>,
     pub flights: HashMap<u32, Flight>,
     pub trouble: Trouble,
+    pub broken: bool,
     pub operations: u64,
 }
 
@@ -185,8 +188,6 @@ pub(crate) struct Sim {
     queued: Vec<(u32, Op)>,
     taken: Vec<(u32, Op)>,
     refusals: u32,
-    /// The interface's own entry, queued first, was taken.
-    own_taken: bool,
 }
 
 impl Interface for Sim {
@@ -213,11 +214,20 @@ impl Interface for Sim {
     }
 
     fn queued(&self) -> usize {
-        self.queued.len() + usize::from(!self.own_taken)
+        self.queued.len()
     }
 
     fn enter(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
         with_world(|world| {
+            assert!(!submit || !world.broken, "submitted to a ring that is broken for good");
+            if submit && world.random.u16(..) < world.trouble.breaks.into() {
+                // It takes nothing any more, and hands out what it holds.
+                world.broken = true;
+                for (_, op) in &self.queued {
+                    world.flight(op).fatal = Some(libc::EPERM);
+                }
+                return Entered::Refused(libc::EPERM);
+            }
             // Never for ever: a kernel that refuses always is not waited for by anyone.
             if submit && self.refusals < 3 && world.happens(world.trouble.refuse) {
                 self.refusals += 1;
@@ -229,7 +239,6 @@ impl Interface for Sim {
             }
             self.refusals = 0;
             if submit {
-                self.own_taken = true;
                 let mut count = self.queued.len();
                 if count > 1 && world.happens(world.trouble.refuse) {
                     count = world.random.usize(1..count);

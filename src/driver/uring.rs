@@ -44,6 +44,8 @@ pub(crate) struct Uring {
     actions: Actions,
     /// Whether the poll on the wake-up descriptor has to be set (again).
     rearm: bool,
+    /// That poll is in the submission queue.
+    own_queued: bool,
     system_calls: u64,
 }
 
@@ -64,6 +66,19 @@ impl Uring {
                 "the kernel's io_uring cannot wait with a time limit: use Linux 5.11 or later";
             return Err(Refusal { errno: libc::ENOSYS, advice: advice.into() });
         }
+        // A ring that can be made may still be forbidden to enter; a disabled one says EBADFD.
+        // SAFETY: nothing is submitted, and no argument is given.
+        match unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, ENTER_GETEVENTS, None) } {
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EPERM | libc::ENOSYS | libc::EACCES)
+                ) =>
+            {
+                return Err(refusal(&error, options));
+            }
+            _ => {}
+        }
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe).map_err(|error| refusal(&error, options))?;
         let knows = |code| probe.is_supported(code);
@@ -79,6 +94,7 @@ impl Uring {
             options,
             actions,
             rearm: options.wake.is_some(),
+            own_queued: false,
             system_calls: 0,
         })
     }
@@ -99,7 +115,8 @@ impl Uring {
     fn watch_wake(&mut self) {
         let Some(fd) = self.options.wake.filter(|_| self.rearm) else { return };
         let poll = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).multi(true);
-        self.rearm = !self.push(&poll.build().user_data(WAKE));
+        self.own_queued = self.push(&poll.build().user_data(WAKE));
+        self.rearm = !self.own_queued;
     }
 
     /// Takes all completions. How many entries there were.
@@ -170,8 +187,13 @@ impl Interface for Uring {
     }
 
     fn queued(&self) -> usize {
+        if self.options.sqpoll {
+            // The kernel's thread takes them without a call.
+            return 0;
+        }
         // SAFETY: the ring has one owner, who is here; nobody else holds its submission queue.
-        unsafe { self.ring.submission_shared().len() }
+        let entries = unsafe { self.ring.submission_shared().len() };
+        entries - usize::from(self.own_queued)
     }
 
     fn enter(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
@@ -214,6 +236,8 @@ impl Interface for Uring {
             }
         };
         let collected = self.collect(done);
+        // It was put in last.
+        self.own_queued &= !self.ring.submission().is_empty();
         match entered.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO)) {
             // A call that also submitted does not say that a signal or the time ended its wait.
             Ok(taken) if taken == to_submit && collected < min => Entered::Interrupted,

@@ -35,7 +35,7 @@ pub enum ioe_action {
 /// Called exactly once for every accepted event, on a callback thread, on the driver thread
 /// (`workers` 0) or inside the owner's poll (`IOE_POLLED`). `arg` is that of
 /// `ioe_event_set_callback`. The event is yours again. The function must not throw, `longjmp`, or
-/// end its thread.
+/// end its thread; a child that it forks must not return from it, but call _exit(2) or exec(3).
 pub type ioe_callback = Option<unsafe extern "C" fn(event: *mut ioe_event, arg: *mut c_void)>;
 
 /// The event behind a pointer; `None` for NULL. It stays the caller's: never dropped here.

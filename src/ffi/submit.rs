@@ -32,7 +32,8 @@ unsafe fn submit(context: &Inside, event: *mut ioe_event, may_wait: bool) -> Res
 /// events in flight is undefined. Any thread; with `IOE_POLLED` the owner's.
 ///
 /// An event that completed short or with an errno may be submitted again without a new prep: it
-/// goes on where it stopped.
+/// goes on where it stopped. (A vectored read with O_DIRECT that ended off a block boundary cannot:
+/// the kernel answers `-EINVAL` in the callback. A plain one begins again at the boundary.)
 ///
 /// Returns 0, or, leaving the event yours, as it was:
 /// - `-EINVAL`: a pointer is NULL; the event was never prepared, has no callback, or is whole and
