@@ -5,6 +5,7 @@ LIBDIR  ?= $(PREFIX)/lib
 CC      ?= cc
 CXX     ?= c++
 CARGO   ?= cargo
+RUST    := Rust 1.85 or newer: Debian 13 has it; before, take rustup
 CFLAGS  ?= -O2 -g
 CXXFLAGS ?= -O2 -g
 
@@ -41,7 +42,8 @@ lib: $(SHARED) $(STATIC) $(HEADER)
 
 # One crate type at a time: beside an rlib, link-time optimisation would silently be off.
 $(SHARED): $(SOURCES)
-	$(call need,$(CARGO),cargo)
+	$(call need,$(CARGO),cargo ($(RUST)))
+	$(call need,$(CC),gcc)
 	$(CARGO) rustc --locked --release --lib --crate-type cdylib -- \
 	  -C link-arg=-Wl,-soname,libio_engine.so.$(MAJOR)
 	@ln -sf libio_engine.so $(BUILD)/libio_engine.so.$(MAJOR)
@@ -115,7 +117,7 @@ target/c_tests_asan/%: c_tests/%.cc c_tests/common.h $(HEADER) $(ASAN_BUILD)/lib
 	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(ASAN_LINK)
 
 lint: ## rustfmt and clippy, warnings as errors
-	$(call need,$(CARGO),cargo)
+	$(call need,$(CARGO),cargo ($(RUST)))
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --release --all-targets -- -D warnings
 
