@@ -280,7 +280,7 @@ fn run_history(seed: u64) -> u64 {
             refuse: chance() / 8,
             delay: chance() * 3,
             lack: chance(),
-            breaks: if chance() == 0 { 0 } else { chance() / 8 },
+            breaks: if chance() == 0 { 0 } else { chance() },
         };
         world.operations = 0;
         world.broken = false;
