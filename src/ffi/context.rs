@@ -292,6 +292,26 @@ unsafe fn new_context(cfg: *const ioe_config) -> Result<Arc<Shared<CCallback>>, 
     Shared::new(config, &workers).map_err(|error| errno_of(&error))
 }
 
+/// Fills a caller's struct with what is seen of a context.
+///
+/// # Safety
+/// `ctx` is NULL or a context; `out` is NULL or has `size` writable bytes.
+unsafe fn observe<T: Versioned>(
+    ctx: *const ioe_context,
+    out: *mut T,
+    size: usize,
+    see: impl FnOnce(&Inside) -> T,
+) -> Result<(), i32> {
+    // SAFETY: by the caller's promise.
+    let context = unsafe { Inside::enter(ctx) }?;
+    if out.is_null() {
+        return Err(libc::EINVAL);
+    }
+    context.check_process()?;
+    // SAFETY: by the caller's promise.
+    unsafe { write_struct(see(&context), out, size) }
+}
+
 /// Tells what runs. Any thread.
 ///
 /// Returns 0, or:
@@ -307,18 +327,10 @@ pub unsafe extern "C" fn ioe_context_info(
     out: *mut ioe_info,
     size: usize,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: by the caller's promise.
-        let context = match unsafe { Inside::enter(ctx) } {
-            Ok(context) if !out.is_null() => context,
-            _ => return -libc::EINVAL,
-        };
-        if let Err(errno) = context.check_process() {
-            return -errno;
-        }
+    let info = |context: &Inside| {
         let config = context.config();
         let bits = [(config.polled, POLLED), (config.sqpoll, SQPOLL), (config.iopoll, IOPOLL)];
-        let info = ioe_info {
+        ioe_info {
             size: size.min(size_of::<ioe_info>()),
             driver: config.driver as i32,
             depth: config.depth,
@@ -329,10 +341,10 @@ pub unsafe extern "C" fn ioe_context_info(
             uring_errno: 0,
             aio_errno: 0,
             reason: c"".as_ptr(),
-        };
-        // SAFETY: by the caller's promise.
-        done(unsafe { write_struct(info, out, size) })
-    })
+        }
+    };
+    // SAFETY: by the caller's promise.
+    guard(|| done(unsafe { observe(ctx, out, size, info) }))
 }
 
 /// Reads the counters, cheaply enough for once a second and more. Any thread.
@@ -350,15 +362,7 @@ pub unsafe extern "C" fn ioe_context_stats(
     out: *mut ioe_stats,
     size: usize,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: by the caller's promise.
-        let context = match unsafe { Inside::enter(ctx) } {
-            Ok(context) if !out.is_null() => context,
-            _ => return -libc::EINVAL,
-        };
-        if let Err(errno) = context.check_process() {
-            return -errno;
-        }
+    let stats = |context: &Inside| {
         let Stats {
             accepted,
             completed,
@@ -370,7 +374,7 @@ pub unsafe extern "C" fn ioe_context_stats(
             continued,
             in_flight,
         } = context.stats();
-        let stats = ioe_stats {
+        ioe_stats {
             size: size.min(size_of::<ioe_stats>()),
             accepted,
             completed,
@@ -383,10 +387,10 @@ pub unsafe extern "C" fn ioe_context_stats(
             continued,
             syncs_joined: 0,
             in_flight,
-        };
-        // SAFETY: by the caller's promise.
-        done(unsafe { write_struct(stats, out, size) })
-    })
+        }
+    };
+    // SAFETY: by the caller's promise.
+    guard(|| done(unsafe { observe(ctx, out, size, stats) }))
 }
 
 /// Returns when the callback of every event accepted before the call has returned; later ones do

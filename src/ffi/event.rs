@@ -133,17 +133,27 @@ unsafe fn prepare(
     Ok(())
 }
 
-/// The segments that C gave; `None` where the arguments make no sense.
+/// The check and the work of the vectored prep calls.
 ///
 /// # Safety
-/// `iov` is NULL or points to `iovcnt` segments.
-unsafe fn segments<'a>(iov: *const libc::iovec, iovcnt: c_int) -> Option<Bytes<'a>> {
-    let count = usize::try_from(iovcnt).ok()?;
+/// `event` is NULL or an event that was not freed; `iov` is NULL or points to `iovcnt` segments.
+unsafe fn prepare_segments(
+    event: *mut ioe_event,
+    action: IOAction,
+    fd: c_int,
+    iov: *const libc::iovec,
+    iovcnt: c_int,
+    offset: u64,
+) -> Result<(), i32> {
+    let count = usize::try_from(iovcnt).unwrap_or(0);
     if iov.is_null() || !(1..=MAX_SEGMENTS).contains(&count) || !iov.is_aligned() {
-        return None;
+        return Err(libc::EINVAL);
     }
     // SAFETY: by the caller's promise.
-    Some(Bytes::Segments(unsafe { std::slice::from_raw_parts(iov, count) }))
+    unsafe {
+        let segments = std::slice::from_raw_parts(iov, count);
+        prepare(event, action, fd, Bytes::Segments(segments), offset)
+    }
 }
 
 /// Makes the event a read of `len` bytes at `offset` of `fd` into `buf`, both in bytes. `len` may
@@ -208,12 +218,9 @@ pub unsafe extern "C" fn ioe_prep_readv(
     iovcnt: c_int,
     offset: u64,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: by the caller's promise.
-        let Some(bytes) = (unsafe { segments(iov, iovcnt) }) else { return -libc::EINVAL };
-        // SAFETY: by the caller's promise.
-        done(unsafe { prepare(event, IOAction::Read, fd, bytes, offset) })
-    })
+    let action = IOAction::Read;
+    // SAFETY: by the caller's promise.
+    guard(|| done(unsafe { prepare_segments(event, action, fd, iov, iovcnt, offset) }))
 }
 
 /// Makes the event a write at `offset` from the `iovcnt` segments of `iov`. As `ioe_prep_readv`.
@@ -234,12 +241,9 @@ pub unsafe extern "C" fn ioe_prep_writev(
     iovcnt: c_int,
     offset: u64,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: by the caller's promise.
-        let Some(bytes) = (unsafe { segments(iov, iovcnt) }) else { return -libc::EINVAL };
-        // SAFETY: by the caller's promise.
-        done(unsafe { prepare(event, IOAction::Write, fd, bytes, offset) })
-    })
+    let action = IOAction::Write;
+    // SAFETY: by the caller's promise.
+    guard(|| done(unsafe { prepare_segments(event, action, fd, iov, iovcnt, offset) }))
 }
 
 /// Makes the event an fsync(2): data and metadata of writes that completed before it was
