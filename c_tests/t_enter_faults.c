@@ -10,6 +10,7 @@
 #include <dlfcn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 enum { READS = 500, DEPTH = 16 };
@@ -169,6 +170,53 @@ static void some_are_taken_and_the_rest_is_refused(void **state)
     no_faults();
 }
 
+typedef struct outcome {
+    latch done;
+    int64_t result;
+    unsigned calls;
+} outcome;
+
+static void note_outcome(ioe_event *event, void *arg)
+{
+    outcome *o = arg;
+    o->result = ioe_event_result(event);
+    o->calls++;
+    latch_hit(&o->done);
+}
+
+/* A refused call is made again, and the second is kept from SIGXFSZ like the first. */
+static void refused_write_meets_the_file_size_limit(void **state)
+{
+    const delivery *how = *state;
+    enum { BLOCK = 4096, LIMIT = 8192 };
+    struct rlimit before, limit;
+    outcome o = {.done = LATCH_INIT};
+    no_faults();
+    ioe_context *ctx = new_context(how, DEPTH, READS);
+    int fd = temp_file(ON_DISK);
+    int direct = open_direct(fd);
+    void *block = ioe_buffer_alloc(BLOCK, 0);
+    ioe_event *event = ioe_event_new();
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    limit = before;
+    limit.rlim_cur = LIMIT;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    assert_int_equal(ioe_prep_write(event, direct, block, BLOCK, LIMIT), 0);
+    assert_int_equal(ioe_event_set_callback(event, note_outcome, &o), 0);
+    atomic_store(&refusal, EAGAIN);
+    atomic_store(&refusals_left, 1);
+    ASSERT_CALL(ioe_submit(ctx, event), 0);
+    await(ctx, how, &o.done, 1);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(o.result, -EFBIG);
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    no_faults();
+    assert_int_equal(ioe_event_free(event), 0);
+    ioe_buffer_free(block);
+    close(direct);
+    close(fd);
+}
+
 /* A sandbox may allow a ring to be made and forbid to enter it. */
 static void forbidden_from_the_start(void **state)
 {
@@ -185,20 +233,6 @@ static void forbidden_from_the_start(void **state)
     assert_null(ctx);
     ASSERT_CALL(ioe_probe(IOE_DRIVER_URING), -EPERM);
     no_faults();
-}
-
-typedef struct outcome {
-    latch done;
-    int64_t result;
-    unsigned calls;
-} outcome;
-
-static void note_outcome(ioe_event *event, void *arg)
-{
-    outcome *o = arg;
-    o->result = ioe_event_result(event);
-    o->calls++;
-    latch_hit(&o->done);
 }
 
 /* Or forbid it later. What is not in the kernel then comes back with the errno, and so does all
@@ -266,6 +300,7 @@ int main(void)
         for_each_delivery(first_calls_are_refused),
         for_each_delivery(any_call_may_be_refused),
         for_each_delivery(some_are_taken_and_the_rest_is_refused),
+        for_each_delivery(refused_write_meets_the_file_size_limit),
         for_each_delivery(forbidden_from_the_start),
         for_each_delivery(forbidden_while_running),
         for_each_delivery(poll_inside_the_log_function_is_refused),

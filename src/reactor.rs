@@ -363,14 +363,15 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         };
         let submitted = if submit { self.unsent() } else { 0 };
         // The engine's own threads block the signal.
-        let may_extend = std::mem::take(&mut self.may_extend) && self.lanes.is_none();
-        let signal = may_extend.then(FileSizeSignal::hold);
+        let signal = (self.may_extend && self.lanes.is_none()).then(FileSizeSignal::hold);
         let entered = match (self.pending, wait) {
             // Nothing to submit and nothing to wait for.
             (0, Wait::No) => Entered::Fine,
             _ => self.interface.enter(submit, wait, &mut self.done),
         };
         drop(signal);
+        // What was refused is still to be handed over.
+        self.may_extend &= self.unsent() > 0;
         if submitted > 0 {
             self.eager = match wait {
                 Wait::No => !self.done.is_empty(),
