@@ -125,19 +125,13 @@ impl Attempt {
             // One that goes on, after an earlier submission ended at such a place, begins once
             // more at the boundary before it.
             libc::EINVAL if action == IOAction::Read && self.set_back.is_none() => {
-                let at = event.offset() + event.transferred();
-                let beyond = at % DIRECT_BOUNDARY;
-                let back = event.transferred().checked_sub(beyond).filter(|_| beyond > 0);
-                match back {
-                    Some(back) if event.transferred() > 0 => {
-                        self.set_back = Some(event.transferred());
-                        match event.set_transferred(back) {
-                            true => Verdict::Again,
-                            false => Verdict::Complete(result),
-                        }
-                    }
-                    _ => Verdict::Complete(result),
+                let reached = event.transferred();
+                let beyond = (event.offset() + reached) % DIRECT_BOUNDARY;
+                if beyond == 0 || reached < beyond || !event.set_transferred(reached - beyond) {
+                    return Verdict::Complete(result);
                 }
+                self.set_back = Some(reached);
+                Verdict::Again
             }
             _ => {
                 if let Some(reached) = self.set_back.filter(|at| *at > event.transferred()) {
@@ -329,9 +323,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         self.counters.operations = taken;
         self.broken = Some(errno);
         for number in 0..self.slots.len() as u32 {
+            // An event that still waits to be issued has an older operation's number.
             let slot = &self.slots[number as usize];
-            let queued = slot.event.is_some() && slot.order > taken;
-            if queued && !self.issue.contains(&number) {
+            if slot.event.is_some() && slot.order > taken {
                 self.pending -= 1;
                 self.complete(number, -i64::from(errno));
             }
