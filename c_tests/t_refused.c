@@ -32,15 +32,6 @@ static bool refuse(unsigned call, int error)
            prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
-static int count_descriptors(void)
-{
-    int count = 0;
-    for (int fd = 0; fd < 256; fd++)
-        if (fcntl(fd, F_GETFD) >= 0)
-            count++;
-    return count;
-}
-
 static void count_message(int level, const char *message, void *arg)
 {
     if (level == IOE_LOG_ERROR && message[0] != '\0')
@@ -94,7 +85,7 @@ static int refused_creation(void *arg)
     if (!refuse(r->call, r->error))
         return CANNOT;
     ioe_set_log(count_message, &messages, IOE_LOG_ERROR);
-    int descriptors = count_descriptors();
+    size_t descriptors = count_descriptors();
     errno = ERRNO_MARK;
     if (new_ring(r, &out) != -r->error)
         return 1;
@@ -112,7 +103,7 @@ static int refused_probe(void *arg)
     const refusal *r = arg;
     if (!refuse(r->call, r->error))
         return CANNOT;
-    int descriptors = count_descriptors();
+    size_t descriptors = count_descriptors();
     errno = ERRNO_MARK;
     if (ioe_probe(IOE_DRIVER_URING) != -r->error)
         return 1;
@@ -166,7 +157,7 @@ static int context_without_threads(void *arg)
     ioe_context *out = NULL;
     if (!refuse_threads())
         return CANNOT;
-    int descriptors = count_descriptors();
+    size_t descriptors = count_descriptors();
     if (new_ring(r, &out) != -EAGAIN || out != NULL)
         return 1;
     if (count_descriptors() != descriptors)

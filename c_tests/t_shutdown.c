@@ -402,17 +402,6 @@ typedef struct holdings {
     size_t resident_kib;
 } holdings;
 
-static size_t count_descriptors(void)
-{
-    size_t count = 0;
-    DIR *dir = opendir("/proc/self/fd");
-    assert_non_null(dir);
-    while (readdir(dir) != NULL)
-        count++;
-    closedir(dir);
-    return count;
-}
-
 /* Without the threads that the kernel keeps for a while for those who used a ring. */
 static size_t count_threads(void)
 {
