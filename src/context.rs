@@ -608,8 +608,7 @@ impl<C: IOCallback> Shared<C> {
             self.core.counters.read() + self.callers.read();
         let wake_ups = self.wake_up.as_ref().map_or(0, |wake_up| wake_up.writes())
             + self.ledger().wake_calls();
-        let completed = self.ledger().started();
-        let accepted = self.ledger().accepted().max(completed);
+        let (accepted, completed) = self.ledger().accepted_and_started();
         Stats {
             accepted,
             completed,
