@@ -39,11 +39,15 @@ typedef enum ioe_driver {
      */
     IOE_DRIVER_URING = 1,
     /**
-     * Linux AIO, io_submit(2). Not in this version: refused with `-ENOSYS`.
+     * Linux AIO, io_submit(2), for transfers of descriptors opened with O_DIRECT, fsync and
+     * fdatasync; the rest goes to a pool of threads, because io_submit would block on it. Needs
+     * Linux 4.18, and room below sysctl fs.aio-max-nr.
      */
     IOE_DRIVER_AIO = 2,
     /**
-     * preadv2(2) and its like on a pool of threads. Not in this version: refused with `-ENOSYS`.
+     * pread(2), pwrite(2), fsync(2) and their like on a pool of at most 64 threads per context,
+     * started when there is work and ended after 5 seconds without. Works wherever plain files
+     * do.
      */
     IOE_DRIVER_POOL = 3,
 } ioe_driver;
@@ -117,13 +121,14 @@ typedef enum ioe_flag {
     IOE_POLLED = 1,
     /**
      * A kernel thread takes submissions (IORING_SETUP_SQPOLL of io_uring_setup(2)): fewer system
-     * calls, for a processor that it keeps busy.
+     * calls, for a processor that it keeps busy. For `IOE_DRIVER_URING`; left out where
+     * `IOE_DRIVER_AUTO` takes another driver.
      */
     IOE_SQPOLL = 2,
     /**
      * Completions are looked for, not announced (IORING_SETUP_IOPOLL). Needs `IOE_POLLED`, and a
-     * device with poll queues. Only O_DIRECT transfers work; everything else is refused in the
-     * callback, with `-EOPNOTSUPP` or the kernel's errno.
+     * device with poll queues: an O_DIRECT transfer of another is refused in the callback, with
+     * `-EOPNOTSUPP`. Everything but O_DIRECT transfers goes to the pool. Drivers as above.
      */
     IOE_IOPOLL = 4,
 } ioe_flag;
@@ -168,7 +173,8 @@ typedef struct ioe_config {
      */
     int32_t driver;
     /**
-     * Operations in the kernel at once: 1 to 32768. Default 128.
+     * Operations in the kernel at once: 1 to 32768. Where the machine's limits do not allow it,
+     * half of it is tried, and half of that, down to 16; `ioe_info` says what runs. Default 128.
      */
     uint32_t depth;
     /**
@@ -207,11 +213,13 @@ typedef struct ioe_info {
      */
     size_t size;
     /**
-     * The driver in use, one of `ioe_driver`, never `IOE_DRIVER_AUTO`.
+     * The driver in use, one of `ioe_driver`, never `IOE_DRIVER_AUTO`. It becomes
+     * `IOE_DRIVER_POOL` where the kernel forbids another one while it runs.
      */
     int32_t driver;
     /**
-     * Operations in the kernel at once, in force.
+     * Operations in the kernel at once, in force: lower than asked for where a limit was in the
+     * way.
      */
     uint32_t depth;
     /**
@@ -231,16 +239,16 @@ typedef struct ioe_info {
      */
     uint32_t flags;
     /**
-     * Why io_uring was passed over, a positive errno; 0 where not tried or fine.
+     * Why io_uring was passed over or given up, a positive errno; 0 where not tried or fine.
      */
     int32_t uring_errno;
     /**
-     * Why Linux AIO was passed over, a positive errno; 0 where not tried or fine.
+     * Why Linux AIO was passed over or given up, a positive errno; 0 where not tried or fine.
      */
     int32_t aio_errno;
     /**
-     * One sentence that a person can act on; "" where there is none. Lives as long as the
-     * context.
+     * One sentence that a person can act on: why other drivers were passed over, or the depth
+     * is lower than asked for; "" where there is none. Lives as long as the context.
      */
     const char *reason;
 } ioe_info;
@@ -324,12 +332,13 @@ const char *ioe_version(void);
 const char *ioe_strerror(int err);
 
 /**
- * Whether a driver works on this machine now, found out by real I/O on a file in memory.
- * `IOE_DRIVER_AUTO`: whether any does. Any thread.
+ * Whether a driver works on this machine now, found out by real I/O on a file in memory each time
+ * it is called; contexts probe a driver once per process. `IOE_DRIVER_AUTO`: whether any works.
+ * Any thread.
  *
  * Returns 0 where it works, else:
  * - `-EPERM`: forbidden by seccomp or by sysctl kernel.io_uring_disabled.
- * - `-ENOSYS`: not in this kernel, hidden by seccomp, or not in this version of the library.
+ * - `-ENOSYS`: not in this kernel, or hidden by seccomp.
  * - `-EAGAIN`, `-ENOMEM`, `-EMFILE`, `-ENFILE`: a limit is used up at the moment.
  * - `-EINVAL`: no such driver, or `IOE_DRIVER` in the environment names none.
  */
@@ -364,18 +373,23 @@ int ioe_config_init(struct ioe_config *cfg, size_t size);
  * Makes a context and starts its threads. `cfg` NULL means all defaults; it is read during the
  * call only. `*out` is set on success. Freed with `ioe_context_free`. Any thread.
  *
- * What exactly was refused, and what to do about it, goes to the log callback.
+ * A driver that is named, in `cfg` or by `IOE_DRIVER`, is used or the call fails; with
+ * `IOE_DRIVER_AUTO` the first that works is used. What exactly was refused, and what to do about
+ * it, goes to the log callback.
  *
  * Returns 0, or:
  * - `-EINVAL`: `out` is NULL; `size` is below 8 or no multiple of 8; a field is out of its range;
  *   an unknown bit in `flags`; `IOE_IOPOLL` without `IOE_POLLED`; `IOE_POLLED` with `shared`;
- *   `IOE_DRIVER` in the environment names no driver; or the kernel lacks what `flags` ask for.
+ *   `IOE_SQPOLL` or `IOE_IOPOLL` with `IOE_DRIVER_AIO` or `IOE_DRIVER_POOL`; `IOE_DRIVER` in the
+ *   environment names no driver; or the kernel lacks what `flags` ask for.
  * - `-E2BIG`: `size` is larger than the library's and bytes beyond it are not 0, or above 4096.
- * - `-EPERM`: io_uring is forbidden by seccomp or by sysctl kernel.io_uring_disabled.
- * - `-ENOSYS`: the driver is not in this kernel or not in this version of the library.
- * - `-ENOMEM`: the kernel has no memory for the ring: RLIMIT_MEMLOCK, or the cgroup's memory.max.
+ * - `-EPERM`: the named driver is forbidden by seccomp, or by sysctl kernel.io_uring_disabled.
+ * - `-ENOSYS`: the named driver is not in this kernel, or hidden by seccomp.
+ * - `-ENOMEM`: the kernel has no memory for the named driver, not even at depth 16:
+ *   RLIMIT_MEMLOCK, or the cgroup's memory.max.
  * - `-EMFILE`, `-ENFILE`: no descriptor: RLIMIT_NOFILE, sysctl fs.file-max.
- * - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max.
+ * - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max; or `IOE_DRIVER_AIO` does not
+ *   fit below sysctl fs.aio-max-nr, not even at depth 16.
  * - `-EOWNERDEAD`: `shared` was made before a fork(2), by the parent.
  *
  * Requires:

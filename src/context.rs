@@ -2,6 +2,7 @@
 //! from any thread; what must happen on one thread is the reactor's.
 
 use std::cell::{Cell, RefCell, UnsafeCell};
+use std::ffi::{CStr, CString};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, RawFd};
@@ -14,17 +15,20 @@ use crossfire::{mpsc, AsyncRx, MTx};
 use once_cell::sync::OnceCell;
 
 use crate::callback_worker::IOWorkers;
-use crate::driver::uring::{Options, Uring};
-use crate::driver::{self, direct, Driver, Interface};
+use crate::driver::backed::Backed;
+use crate::driver::choice::{choose, Choice, Chosen, Passed, Wish};
+use crate::driver::pool::Pool;
+use crate::driver::{direct, Driver, Interface};
 use crate::fork;
 use crate::gate::{deadline_after, lock, Deadline};
-use crate::intake::{new_eventfd, Backlog, InnerFlavor, Lanes, OuterFlavor, WakeUp};
+use crate::intake::{Backlog, InnerFlavor, Lanes, OuterFlavor};
 use crate::ledger::{Admission, Ledger, Refused};
 use crate::log::{log, Level};
 use crate::reactor::{Attempt, Core, PollEnd, Polled, Reactor, Verdict};
 use crate::stats::{Counters, Published};
 use crate::tasks::{IOCallback, IOEvent, Unfit};
 use crate::thread::{here, in_callback_of, spawn, Here};
+use crate::wake::{new_eventfd, WakeUp};
 
 /// The most operations a context has in the kernel at once: the kernel's own limit for a ring
 /// (IORING_MAX_ENTRIES).
@@ -115,20 +119,32 @@ pub struct IOContext<C: IOCallback, Q = OuterFlavor<C>> {
 pub(crate) struct Shared<C: IOCallback> {
     /// Also held by the reactor's thread.
     core: Arc<Core<C>>,
-    /// Itself, for the list of what a polling thread owns; empty where there is a thread.
+    /// Itself, for the list of what a polling thread owns.
     me: Weak<Shared<C>>,
     seat: Seat<C>,
     /// Senders of the context's own lanes. `None` in a polled context and with a foreign channel.
     outer: Option<MTx<OuterFlavor<C>>>,
     inner: Option<MTx<InnerFlavor<C>>>,
-    wake_up: Option<Arc<WakeUp>>,
+    wake_up: Arc<WakeUp>,
     workers: IOWorkers<C>,
+    /// In force: the driver is never AUTO.
     config: Config,
+    passed: Passed,
+    /// What a program is told of `passed`, and of a driver that broke since.
+    reasons: [OnceCell<CString>; 2],
     /// Counted by callers that do I/O on their own thread.
     callers: Published,
     generation: fork::Generation,
     /// Held for a forked child to close, without asking anybody.
-    ring: RawFd,
+    descriptors: Vec<RawFd>,
+}
+
+/// What runs now.
+pub(crate) struct Runs<'a> {
+    pub driver: Driver,
+    pub uring_errno: Errno,
+    pub aio_errno: Errno,
+    pub reason: &'a CStr,
 }
 
 /// Who turns the reactor.
@@ -170,7 +186,7 @@ impl<C: IOCallback, Q: Flavor<Item = IOEvent<C>>> IOContext<C, Q> {
         let wake_up = Arc::new(WakeUp::new()?);
         let lanes = Lanes::new(receiver.into(), None, &wake_up);
         let room = wake_up.clone();
-        let shared = start(config, workers, Some((wake_up, lanes)), None, None)?;
+        let shared = start(config, workers, wake_up, Some(lanes), None, None)?;
         shared.core.ledger.set_on_room(move || room.wake());
         Ok(IOContext { shared, channel: PhantomData })
     }
@@ -243,103 +259,109 @@ impl<C: IOCallback, Q> Drop for IOContext<C, Q> {
     }
 }
 
-/// The receiving side of a context's channels, with what wakes it.
-type Receiving<C, Q> = (Arc<WakeUp>, Lanes<C, Q>);
-
 /// Sets up the driver and puts a reactor around it: on a thread of its own, or in the seat of
 /// whoever polls.
 fn start<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
     config: Config,
     workers: &IOWorkers<C>,
-    receiving: Option<Receiving<C, Q>>,
+    wake_up: Arc<WakeUp>,
+    lanes: Option<Lanes<C, Q>>,
     outer: Option<MTx<OuterFlavor<C>>>,
     inner: Option<MTx<InnerFlavor<C>>>,
 ) -> io::Result<Arc<Shared<C>>> {
     config.check()?;
-    let driver = driver::choose(config.driver)?;
-    let (wake_up, lanes) = receiving.unzip();
-    let mut uring = Uring::new(Options {
-        depth: config.depth,
-        sqpoll: config.sqpoll,
-        iopoll: config.iopoll,
-        wake: wake_up.as_ref().map(|wake_up: &Arc<WakeUp>| wake_up.descriptor()),
-    })?;
-    let ring = uring.descriptor();
-    let core = new_core(&config);
-    log(Level::Info, || format!("context on {}, depth {}", driver.name(), config.depth));
-    let config = Config { driver, ..config };
-    let Some(lanes) = lanes else { return polled_over(core, config, uring, ring) };
-    let depth = config.depth;
-    let delivery = workers.delivery();
-    let (started, outcome) = crossfire::oneshot::oneshot();
-    let thread_core = core.clone();
-    let thread = spawn("ioe-reactor".into(), move || {
-        let begun = uring.start();
-        let works = begun.is_ok();
-        started.send(begun);
-        if works {
-            Reactor::new(uring, depth, Some(lanes), delivery).run(&thread_core);
-        }
-    })?;
-    match outcome.recv() {
-        Ok(Ok(())) => Ok(Arc::new(Shared {
-            core,
-            me: Weak::new(),
-            seat: Seat::Thread(Mutex::new(Some(thread))),
-            outer,
-            inner,
-            wake_up,
-            workers: workers.share(),
-            config,
-            callers: Published::default(),
-            generation: fork::generation(),
-            ring,
-        })),
-        failed => {
-            let _ = thread.join();
-            let errno = failed.ok().and_then(Result::err).and_then(|error| error.raw_os_error());
-            Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO)))
-        }
+    let Config { driver, depth, sqpoll, iopoll, .. } = config;
+    let choice = choose(Wish { driver, depth, sqpoll, iopoll }, &wake_up)?;
+    let Choice { kernel, depth, passed } = choice;
+    let is_ring = matches!(kernel, Chosen::Uring(_));
+    let driver = match kernel {
+        Chosen::Uring(_) => Driver::Uring,
+        Chosen::Aio(_) => Driver::Aio,
+        Chosen::Pool => Driver::Pool,
+    };
+    let (sqpoll, iopoll) = (sqpoll && is_ring, iopoll && is_ring);
+    let config = Config { driver, depth, sqpoll, iopoll, ..config };
+    log(Level::Info, || format!("context on {}, depth {depth}", driver.name()));
+    let workers = if config.polled { IOWorkers::try_new(0)? } else { workers.share() };
+    let parts = Parts { config, passed, workers, wake_up, lanes, outer, inner };
+    let pool = Pool::new(depth, parts.wake_up.clone());
+    match kernel {
+        Chosen::Uring(ring) => assemble(parts, Backed::new(ring, pool)),
+        Chosen::Aio(context) => assemble(parts, Backed::new(context, pool)),
+        Chosen::Pool => assemble(parts, pool),
     }
 }
 
-fn new_core<C>(config: &Config) -> Arc<Core<C>> {
-    Arc::new(Core {
+/// What a context is made of, whatever its driver.
+struct Parts<C: IOCallback, Q: Flavor<Item = IOEvent<C>>> {
+    config: Config,
+    passed: Passed,
+    workers: IOWorkers<C>,
+    wake_up: Arc<WakeUp>,
+    /// `None` in a polled context.
+    lanes: Option<Lanes<C, Q>>,
+    outer: Option<MTx<OuterFlavor<C>>>,
+    inner: Option<MTx<InnerFlavor<C>>>,
+}
+
+fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
+    parts: Parts<C, Q>,
+    mut interface: impl Interface + 'static,
+) -> io::Result<Arc<Shared<C>>> {
+    let Parts { config, passed, workers, wake_up, lanes, outer, inner } = parts;
+    let core = Arc::new(Core {
         ledger: Arc::new(Ledger::new(config.queue_size, config.polled)),
         backlog: Backlog::new(),
         counters: Published::default(),
         stop: AtomicBool::new(false),
         notify: OnceCell::new(),
-    })
-}
-
-/// A polled context around an interface.
-fn polled_over<C: IOCallback>(
-    core: Arc<Core<C>>,
-    config: Config,
-    interface: impl Interface + 'static,
-    ring: RawFd,
-) -> io::Result<Arc<Shared<C>>> {
-    let workers = IOWorkers::try_new(0)?;
-    let reactor =
-        Reactor::<C, _, OuterFlavor<C>>::new(interface, config.depth, None, workers.delivery());
-    let seat = PolledSeat {
-        reactor: UnsafeCell::new(Box::new(reactor)),
-        busy: Cell::new(false),
-        started: Cell::new(false),
+        broken: OnceCell::new(),
+    });
+    let descriptors = interface.descriptors();
+    let depth = config.depth;
+    let delivery = workers.delivery();
+    let seat = if lanes.is_none() {
+        let reactor = Reactor::<C, _, OuterFlavor<C>>::new(interface, depth, None, delivery);
+        Seat::Owner(PolledSeat {
+            reactor: UnsafeCell::new(Box::new(reactor)),
+            busy: Cell::new(false),
+            started: Cell::new(false),
+        })
+    } else {
+        let (started, outcome) = crossfire::oneshot::oneshot();
+        let core = core.clone();
+        let thread = spawn("ioe-reactor".into(), move || {
+            let begun = interface.start();
+            let works = begun.is_ok();
+            started.send(begun);
+            if works {
+                Reactor::new(interface, depth, lanes, delivery).run(&core);
+            }
+        })?;
+        match outcome.recv() {
+            Ok(Ok(())) => Seat::Thread(Mutex::new(Some(thread))),
+            failed => {
+                let _ = thread.join();
+                let error = failed.ok().and_then(Result::err);
+                let errno = error.and_then(|error| error.raw_os_error());
+                return Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO)));
+            }
+        }
     };
     Ok(Arc::new_cyclic(|me| Shared {
         core,
         me: me.clone(),
-        seat: Seat::Owner(seat),
-        outer: None,
-        inner: None,
-        wake_up: None,
+        seat,
+        outer,
+        inner,
+        wake_up,
         workers,
         config,
+        passed,
+        reasons: Default::default(),
         callers: Published::default(),
         generation: fork::generation(),
-        ring,
+        descriptors,
     }))
 }
 
@@ -347,21 +369,30 @@ impl<C: IOCallback> Shared<C> {
     /// A polled context around any interface.
     #[cfg(test)]
     pub(crate) fn over(config: Config, interface: impl Interface + 'static) -> Arc<Self> {
-        polled_over(new_core(&config), config, interface, -1).expect("no threads to start")
+        let parts = Parts::<C, OuterFlavor<C>> {
+            config,
+            passed: Passed::default(),
+            workers: IOWorkers::try_new(0).expect("no threads"),
+            wake_up: Arc::new(WakeUp::new().expect("a descriptor")),
+            lanes: None,
+            outer: None,
+            inner: None,
+        };
+        assemble(parts, interface).expect("no threads to start")
     }
 
     /// A context with channels of its own.
     pub(crate) fn new(config: Config, workers: &IOWorkers<C>) -> io::Result<Arc<Self>> {
-        if config.polled {
-            return start::<C, OuterFlavor<C>>(config, workers, None, None, None);
-        }
         // Before it costs gigabytes.
         config.check()?;
+        let wake_up = Arc::new(WakeUp::new()?);
+        if config.polled {
+            return start::<C, OuterFlavor<C>>(config, workers, wake_up, None, None, None);
+        }
         let (outer, outer_end) = mpsc::bounded_blocking_async(config.queue_size as usize);
         let (inner, inner_end) = mpsc::unbounded_blocking();
-        let wake_up = Arc::new(WakeUp::new()?);
         let lanes = Lanes::new(outer_end, Some(inner_end.into()), &wake_up);
-        start(config, workers, Some((wake_up, lanes)), Some(outer), Some(inner))
+        start(config, workers, wake_up, Some(lanes), Some(outer), Some(inner))
     }
 
     fn ledger(&self) -> &Ledger {
@@ -427,7 +458,7 @@ impl<C: IOCallback> Shared<C> {
             (_, _, Some(lane)) => drop(lane.send(event)),
             _ => unreachable!("a context with a thread and without lanes has no submit"),
         }
-        self.wake_up.iter().for_each(|wake_up| wake_up.wake());
+        self.wake_up.wake();
         Ok(())
     }
 
@@ -540,7 +571,7 @@ impl<C: IOCallback> Shared<C> {
     /// Lets the reactor's thread end when it has nothing left to do.
     fn stop(&self) {
         self.core.stop.store(true, SeqCst);
-        self.wake_up.iter().for_each(|wake_up| wake_up.wake());
+        self.wake_up.wake();
     }
 
     /// Refuses new events, completes all accepted ones, runs their callbacks, ends the thread.
@@ -590,8 +621,11 @@ impl<C: IOCallback> Shared<C> {
             // SAFETY: the child's copy of a descriptor that only the context used.
             unsafe { libc::close(fd) };
         };
-        close(self.ring);
-        self.wake_up.iter().for_each(|wake_up| close(wake_up.descriptor()));
+        // Those of a driver that broke are closed, and may be somebody else's by now.
+        if self.core.broken.get().is_none() {
+            self.descriptors.iter().copied().for_each(close);
+        }
+        close(self.wake_up.descriptor());
         let quiet = matches!(&self.seat, Seat::Owner(seat)
             if !seat.busy.get() && self.core.backlog.claim(here().token)
                 && seat.with(|reactor| reactor.forget_events(&self.core)).is_ok());
@@ -606,8 +640,7 @@ impl<C: IOCallback> Shared<C> {
     pub(crate) fn stats(&self) -> Stats {
         let Counters { failed, bytes_read, bytes_written, operations, system_calls, continued } =
             self.core.counters.read() + self.callers.read();
-        let wake_ups = self.wake_up.as_ref().map_or(0, |wake_up| wake_up.writes())
-            + self.ledger().wake_calls();
+        let wake_ups = self.wake_up.writes() + self.ledger().wake_calls();
         let (accepted, completed) = self.ledger().accepted_and_started();
         Stats {
             accepted,
@@ -627,9 +660,29 @@ impl<C: IOCallback> Shared<C> {
         self.core.backlog.is_mine()
     }
 
-    /// The configuration in force: the driver is never AUTO.
+    /// The configuration that was in force at the start: the driver is never AUTO.
     pub(crate) fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Which driver runs, and why not another one.
+    pub(crate) fn runs(&self) -> Runs<'_> {
+        let Passed { mut uring_errno, mut aio_errno, ref reason } = self.passed;
+        let text = |text: String| CString::new(text).unwrap_or_default();
+        let reason = self.reasons[0].get_or_init(|| text(reason.clone()));
+        let Some(&errno) = self.core.broken.get() else {
+            return Runs { driver: self.config.driver, uring_errno, aio_errno, reason };
+        };
+        match self.config.driver {
+            Driver::Aio => aio_errno = errno,
+            _ => uring_errno = errno,
+        }
+        let reason = self.reasons[1].get_or_init(|| {
+            let error = io::Error::from_raw_os_error(errno);
+            let name = self.config.driver.name();
+            text(format!("{name}: forbidden or broken while it ran, the pool goes on ({error})"))
+        });
+        Runs { driver: Driver::Pool, uring_errno, aio_errno, reason }
     }
 
     pub(crate) fn worker_threads(&self) -> u32 {

@@ -1,13 +1,9 @@
-//! How events get from submitters to the reactor: two lanes between threads, a backlog for what
-//! the reactor's own thread submits, and the wake-up of a reactor that sleeps.
+//! How events get from submitters to the reactor: two lanes between threads, and a backlog for what
+//! the reactor's own thread submits.
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{
-    fence, AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst,
-};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -17,71 +13,7 @@ use crossfire::{mpsc, AsyncRx, TryRecvError};
 
 use crate::tasks::IOEvent;
 use crate::thread::here;
-
-/// An eventfd(2) that ends the reactor's wait. Written only while the reactor sleeps.
-pub(crate) struct WakeUp {
-    fd: OwnedFd,
-    sleeping: AtomicBool,
-    writes: AtomicU64,
-}
-
-impl WakeUp {
-    pub(crate) fn new() -> io::Result<Self> {
-        let fd = new_eventfd()?;
-        Ok(WakeUp { fd, sleeping: AtomicBool::new(false), writes: AtomicU64::new(0) })
-    }
-
-    pub(crate) fn descriptor(&self) -> RawFd {
-        self.fd.as_raw_fd()
-    }
-
-    /// Announces a sleep. Whoever brings work after this calls [`WakeUp::wake`] and is heard; what
-    /// was brought before is there to be found. The fences make one of the two true.
-    fn prepare_sleep(&self) {
-        self.sleeping.store(true, SeqCst);
-        fence(SeqCst);
-    }
-
-    fn awake(&self) {
-        self.sleeping.store(false, SeqCst);
-    }
-
-    /// Ends the reactor's sleep, if it sleeps. Called after the work was put in its place.
-    pub(crate) fn wake(&self) {
-        fence(SeqCst);
-        if self.sleeping.load(SeqCst) && self.sleeping.swap(false, SeqCst) {
-            self.writes.fetch_add(1, Relaxed);
-            write_eventfd(self.fd.as_raw_fd());
-        }
-    }
-
-    /// System calls made to wake the reactor.
-    pub(crate) fn writes(&self) -> u64 {
-        self.writes.load(Relaxed)
-    }
-}
-
-pub(crate) fn new_eventfd() -> io::Result<OwnedFd> {
-    // SAFETY: no pointers; a descriptor that is not negative is fresh and ours.
-    unsafe {
-        match libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) {
-            -1 => Err(io::Error::last_os_error()),
-            fd => Ok(OwnedFd::from_raw_fd(fd)),
-        }
-    }
-}
-
-pub(crate) fn write_eventfd(fd: RawFd) {
-    let one = 1u64;
-    // SAFETY: eight readable bytes. It fails only where the counter is full: readable anyway.
-    unsafe { libc::write(fd, (&raw const one).cast(), 8) };
-}
-
-pub(crate) fn clear_eventfd(fd: RawFd) {
-    let mut count = 0u64;
-    // SAFETY: eight writable bytes. It fails only where there is nothing to clear.
-    unsafe { libc::read(fd, (&raw mut count).cast(), 8) };
-}
+use crate::wake::WakeUp;
 
 /// What a foreign channel calls when an event is sent after it was armed: its senders do not know
 /// of the reactor.

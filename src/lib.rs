@@ -45,6 +45,7 @@ mod simulation;
 mod stats;
 pub mod tasks;
 mod thread;
+mod wake;
 
 pub use buffer::Buffer;
 pub use context::{Config, IOContext, Stats};

@@ -15,14 +15,15 @@ use once_cell::sync::OnceCell;
 
 use crate::callback_worker::Delivery;
 use crate::driver::direct::FileSizeSignal;
-use crate::driver::{Done, Entered, Interface, Prep, Wait};
+use crate::driver::{Done, Entered, Interface, Prep, Wait, NOT_TAKEN};
 use crate::gate::Deadline;
-use crate::intake::{clear_eventfd, write_eventfd, Backlog, Lanes};
+use crate::intake::{Backlog, Lanes};
 use crate::ledger::Ledger;
 use crate::log::{log, Level};
 use crate::stats::{Counters, Published};
 use crate::tasks::{IOAction, IOCallback, IOEvent, Op, Unfit};
 use crate::thread::here;
+use crate::wake::{clear_eventfd, write_eventfd};
 
 /// How often in a row an operation that made no progress is retried on EINTR or EAGAIN.
 const MAX_RETRIES: u32 = 100;
@@ -40,6 +41,8 @@ pub(crate) struct Core<C> {
     pub stop: AtomicBool,
     /// The descriptor of `ioe_context_fd`, once it was asked for.
     pub notify: OnceCell<OwnedFd>,
+    /// The errno with which the kernel interface broke: since then the pool does everything.
+    pub broken: OnceCell<i32>,
 }
 
 /// A boundary that every block device accepts direct I/O at.
@@ -147,8 +150,6 @@ impl Attempt {
 struct Slot<C> {
     event: Option<IOEvent<C>>,
     attempt: Attempt,
-    /// The number of its operation among all that were prepared.
-    order: u64,
 }
 
 pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
@@ -172,8 +173,6 @@ pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
     eager: bool,
     /// The kernel took nothing the last time.
     refused: bool,
-    /// The kernel will never take anything any more, for this errno.
-    broken: Option<i32>,
     /// Something was queued that might exceed RLIMIT_FSIZE.
     may_extend: bool,
     notifying: bool,
@@ -187,7 +186,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         lanes: Option<Lanes<C, Q>>,
         delivery: Delivery<C>,
     ) -> Self {
-        let slot = |_| Slot { event: None, attempt: Attempt::default(), order: 0 };
+        let slot = |_| Slot { event: None, attempt: Attempt::default() };
         Reactor {
             interface,
             slots: (0..depth).map(slot).collect(),
@@ -201,7 +200,6 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             source: 0,
             eager: false,
             refused: false,
-            broken: None,
             may_extend: false,
             notifying: false,
             counters: Counters::default(),
@@ -270,21 +268,15 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn issue_one(&mut self, number: u32) -> bool {
         let slot = &mut self.slots[number as usize];
         let Some(event) = &slot.event else { unreachable!("issued without an event") };
-        if let Some(errno) = self.broken {
-            self.complete(number, -i64::from(errno));
-            return true;
-        }
         let op = event.next_op();
         slot.attempt.begin(&op);
         match self.interface.prep(number, &op) {
             Prep::Queued => {
                 self.pending += 1;
                 self.counters.operations += 1;
-                slot.order = self.counters.operations;
                 self.may_extend |= op.action.may_extend();
             }
             Prep::Full => return false,
-            // Until there is a pool to send it to.
             Prep::Unsupported => self.complete(number, -i64::from(libc::EOPNOTSUPP)),
         }
         true
@@ -300,36 +292,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 
     /// Operations that the kernel holds.
     fn in_kernel(&self) -> usize {
-        self.pending - self.unsent()
-    }
-
-    /// Operations prepared and not yet taken by the kernel.
-    fn unsent(&self) -> usize {
-        // What a broken interface still has queued was completed, and is never sent.
-        if self.broken.is_some() {
-            0
-        } else {
-            self.interface.queued()
-        }
-    }
-
-    /// The kernel refuses for a reason that stays. What it holds can still complete; the rest
-    /// completes with that errno, and so does all that comes later. Entries that stay queued are
-    /// never handed over: their memory is the caller's again.
-    fn give_up(&mut self, errno: i32) {
-        let error = io::Error::from_raw_os_error(errno);
-        log(Level::Error, || format!("submission is refused for good: {error}"));
-        let taken = self.counters.operations - self.interface.queued() as u64;
-        self.counters.operations = taken;
-        self.broken = Some(errno);
-        for number in 0..self.slots.len() as u32 {
-            // An event that still waits to be issued has an older operation's number.
-            let slot = &self.slots[number as usize];
-            if slot.event.is_some() && slot.order > taken {
-                self.pending -= 1;
-                self.complete(number, -i64::from(errno));
-            }
-        }
+        self.pending - self.interface.queued()
     }
 
     /// Nothing is left to do but callbacks.
@@ -342,7 +305,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let ready = self.ready.len();
         self.issue();
         // What was refused is offered again after a completion, if one can come.
-        let submit = self.broken.is_none() && (!self.refused || self.in_kernel() == 0);
+        let submit = !self.refused || self.in_kernel() == 0;
         let wait = match wait {
             // The interface was full, or refused an operation for good: no sleep before the rest
             // is handed over, and before its callback.
@@ -355,7 +318,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             Wait::For(min, time) if !submit => Wait::For(min.min(self.in_kernel() as u32), time),
             wait => wait,
         };
-        let submitted = if submit { self.unsent() } else { 0 };
+        let submitted = if submit { self.interface.queued() } else { 0 };
         // The engine's own threads block the signal.
         let signal = (self.may_extend && self.lanes.is_none()).then(FileSizeSignal::hold);
         let entered = match (self.pending, wait) {
@@ -365,7 +328,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         };
         drop(signal);
         // What was refused is still to be handed over.
-        self.may_extend &= self.unsent() > 0;
+        self.may_extend &= self.interface.queued() > 0;
         if submitted > 0 {
             self.eager = match wait {
                 Wait::No => !self.done.is_empty(),
@@ -373,8 +336,12 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             };
         }
         self.refused = match entered {
-            Entered::Refused(errno) if submit && !is_passing(errno) => {
-                self.give_up(errno);
+            Entered::Broken(errno) => {
+                let error = io::Error::from_raw_os_error(errno);
+                log(Level::Error, || {
+                    format!("the kernel interface broke; the thread pool goes on: {error}")
+                });
+                let _ = core.broken.set(errno);
                 false
             }
             Entered::Refused(errno) => {
@@ -401,6 +368,11 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let mut done = std::mem::take(&mut self.done);
         for Done { slot: number, result } in done.drain(..) {
             self.pending -= 1;
+            if result == NOT_TAKEN {
+                self.counters.operations -= 1;
+                self.issue.push_back(number);
+                continue;
+            }
             let slot = &mut self.slots[number as usize];
             let Some(event) = &mut slot.event else { unreachable!("done without an event") };
             match slot.attempt.judge(event, result, &mut self.counters) {
@@ -430,7 +402,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Takes events in and says how the next turn may wait; `None` at the end.
     fn next_wait(&mut self, core: &Core<C>) -> Option<Wait> {
         self.take(core);
-        let unsent = !self.issue.is_empty() || self.unsent() > 0;
+        let unsent = !self.issue.is_empty() || self.interface.queued() > 0;
         if !self.ready.is_empty() || unsent && self.eager {
             return Some(Wait::No);
         }
@@ -453,12 +425,6 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let over = core.stop.load(SeqCst) && looked || lanes.ended();
         (!over || !self.is_idle(core)).then_some(Wait::For(1, None))
     }
-}
-
-/// Whether a refused submission is worth another try (io_uring_enter(2)): no memory at the moment,
-/// or completions to be taken first.
-fn is_passing(errno: i32) -> bool {
-    matches!(errno, libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
 }
 
 /// Counts in an event that its submitter put straight into a channel. One that cannot run comes
@@ -576,8 +542,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn renew_notice(&mut self, core: &Core<C>) {
         let Some(fd) = core.notify.get().filter(|_| self.notifying) else { return };
         clear_eventfd(fd.as_raw_fd());
-        let stuck = self.unsent() > 0 || !self.issue.is_empty();
-        let hidden = self.interface.must_poll() && self.pending > 0;
+        let stuck = self.interface.queued() > 0 || !self.issue.is_empty();
+        let hidden = self.interface.is_silent() && self.pending > 0;
         if stuck || hidden || !self.ready.is_empty() || self.interface.has_news() {
             write_eventfd(fd.as_raw_fd());
         }
@@ -589,8 +555,9 @@ mod tests {
     use super::*;
     use crate::callback_worker::IOWorkers;
     use crate::driver::sim::{descriptor, with_world, Flight, Sim, Trouble};
-    use crate::intake::{OuterFlavor, WakeUp};
+    use crate::intake::OuterFlavor;
     use crate::tasks::ClosureCb;
+    use crate::wake::WakeUp;
 
     /// What a reactor's thread does, a turn at a time. The simulator has no wake-up descriptor, so
     /// it fails a wait for what cannot come.
@@ -607,6 +574,7 @@ mod tests {
             counters: Published::default(),
             stop: AtomicBool::new(false),
             notify: OnceCell::new(),
+            broken: OnceCell::new(),
         };
         core.backlog.claim(here().token);
         let mut reactor = Reactor::<ClosureCb, Sim, OuterFlavor<ClosureCb>>::new(

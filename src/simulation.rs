@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use crate::buffer::Buffer;
 use crate::context::{Config, Shared};
-use crate::driver::sim::{descriptor, with_world, File, Flight, Sim, Trouble};
+use crate::driver::aio::Aio;
+use crate::driver::backed::Backed;
+use crate::driver::sim::{descriptor, with_world, File, Flight, Sim, SimAio, Trouble};
 use crate::tasks::{IOAction, IOCallback, IOEvent};
 
 const DEFAULT_OPS: u64 = 1_000_000;
@@ -98,9 +100,6 @@ impl Model {
         assert_eq!(expected.callbacks, expected.submissions, "event {id}: one callback each");
         let flight = with_world(|world| world.flights.remove(&id)).expect("it was in flight");
         let Flight { moved, fatal, .. } = flight;
-        // What comes after the end of the ring never reaches it.
-        let ended = event.result() == -i64::from(libc::EPERM) && with_world(|world| world.broken);
-        let fatal = fatal.or(ended.then_some(libc::EPERM));
         assert_eq!(event.transferred(), moved, "event {id}: transferred is what the kernel moved");
         match fatal {
             Some(errno) => assert_eq!(event.result(), -i64::from(errno), "event {id}"),
@@ -280,10 +279,12 @@ fn run_history(seed: u64) -> u64 {
             refuse: chance() / 8,
             delay: chance() * 3,
             lack: chance(),
+            reject: chance() / 8,
             breaks: if chance() == 0 { 0 } else { chance() },
         };
         world.operations = 0;
         world.broken = false;
+        world.in_pool = 0;
         world.flights.clear();
         world.files = (0..3)
             .map(|number| {
@@ -302,7 +303,14 @@ fn run_history(seed: u64) -> u64 {
             ..Config::default()
         }
     });
-    let context = Shared::over(config, Sim::default());
+    let depth = config.depth;
+    let context = match with_world(|world| world.random.u8(..4)) {
+        0 => Shared::over(config, Sim::pool()),
+        1 => Shared::over(config, Backed::new(Sim::default(), Sim::pool())),
+        _ => {
+            Shared::over(config, Backed::new(Aio::over(SimAio::default(), depth, -1), Sim::pool()))
+        }
+    };
     MODEL.with_borrow_mut(|model| {
         *model = Model { context: Some(context.clone()), ..Model::default() };
         model.files = with_world(|world| world.files.iter().map(|f| f.data.clone()).collect());

@@ -1,12 +1,19 @@
-//! One operation by its own system call, on the calling thread.
+//! One operation by its own system call, on the calling thread, and what to ask before.
 
 use std::io;
+use std::os::fd::RawFd;
 
 use crate::tasks::{IOAction, Memory, Op};
 
-/// Runs the operation and returns what the system call did: bytes, or a negated errno.
+/// Runs the operation on a thread of the program's and returns what the system call did: bytes, or
+/// a negated errno.
 pub(crate) fn run(op: &Op) -> i64 {
     let _guard = op.action.may_extend().then(FileSizeSignal::hold);
+    perform(op)
+}
+
+/// As [`run`], on a thread that keeps SIGXFSZ blocked.
+pub(crate) fn perform(op: &Op) -> i64 {
     let offset = op.offset as libc::off_t;
     let (at, count) = match op.memory {
         Memory::None => (std::ptr::null_mut(), 0),
@@ -30,9 +37,40 @@ pub(crate) fn run(op: &Op) -> i64 {
         }
     };
     match result {
-        -1 => -i64::from(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),
+        -1 => -i64::from(last_errno()),
         result => result as i64,
     }
+}
+
+/// Reads what needs no waiting (RWF_NOWAIT of preadv2(2), Linux 4.14): bytes, or `None` where that
+/// is nothing, or cannot be told.
+pub(crate) fn read_at_once(op: &Op) -> Option<i64> {
+    let one;
+    let (at, count) = match op.memory {
+        _ if op.action != IOAction::Read => return None,
+        Memory::None => return None,
+        Memory::Plain(at) => {
+            one = libc::iovec { iov_base: at.cast(), iov_len: op.len as usize };
+            (&raw const one, 1)
+        }
+        Memory::Segments(at, count) => (at, count as i32),
+    };
+    // SAFETY: as in `perform`; a single segment lives until the end.
+    let read =
+        unsafe { libc::preadv2(op.fd, at, count, op.offset as libc::off_t, libc::RWF_NOWAIT) };
+    (read >= 0).then_some(read as i64)
+}
+
+/// Whether the descriptor was opened with O_DIRECT. One that is none counts as such: whoever gets
+/// it next has the right errno for it.
+pub(crate) fn is_direct(fd: RawFd) -> bool {
+    // SAFETY: no pointers.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    flags < 0 || flags & libc::O_DIRECT != 0
+}
+
+pub(crate) fn last_errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }
 
 /// While it lives, keeps the SIGXFSZ of a write or an allocation beyond RLIMIT_FSIZE from the

@@ -1,7 +1,11 @@
-//! Kernel interfaces behind one trait, and the choice between them. A driver translates and
-//! decides nothing: what short I/O, retry and shutdown mean is the reactor's.
+//! Kernel interfaces behind one trait. A driver translates and decides nothing: what short I/O,
+//! retry and shutdown mean is the reactor's.
 
+pub(crate) mod aio;
+pub(crate) mod backed;
+pub(crate) mod choice;
 pub(crate) mod direct;
+pub(crate) mod pool;
 #[cfg(test)]
 pub(crate) mod sim;
 pub(crate) mod uring;
@@ -22,9 +26,9 @@ pub enum Driver {
     Auto = 0,
     /// io_uring(7).
     Uring = 1,
-    /// Linux AIO: io_submit(2). Not in this version.
+    /// Linux AIO: io_submit(2).
     Aio = 2,
-    /// A pool of threads. Not in this version.
+    /// A pool of threads that make plain system calls.
     Pool = 3,
 }
 
@@ -56,9 +60,12 @@ impl Driver {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Done {
     pub slot: u32,
-    /// Bytes or a negated errno, as the system call would return them.
+    /// Bytes or a negated errno, as the system call would return them, or [`NOT_TAKEN`].
     pub result: i64,
 }
+
+/// The result of an operation that an interface had queued when it broke: it never began.
+pub(crate) const NOT_TAKEN: i64 = i64::MIN;
 
 /// What became of an operation handed to [`Interface::prep`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,7 +73,7 @@ pub(crate) enum Prep {
     Queued,
     /// No room before the next [`Interface::enter`].
     Full,
-    /// The interface lacks this action.
+    /// The interface lacks this action, or would block on it.
     Unsupported,
 }
 
@@ -87,68 +94,61 @@ pub(crate) enum Entered {
     Interrupted,
     /// The kernel took nothing for now, with this errno: reap, then try again.
     Refused(i32),
+    /// The kernel refuses for good, with this errno. It is done with everything it held, and all of
+    /// that is in `done`: what was queued is [`NOT_TAKEN`]; what it took and cannot tell about any
+    /// more has this errno. Nothing may be called any more.
+    Broken(i32),
 }
 
 /// One kernel interface, owned by one thread. What belongs to an operation (memory, descriptor)
 /// stays valid from `prep` until its `Done`.
-pub(crate) trait Interface {
+pub(crate) trait Interface: Send {
     /// Called once, on the thread that will make all later calls.
-    fn start(&mut self) -> io::Result<()>;
+    fn start(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     fn prep(&mut self, slot: u32, op: &Op) -> Prep;
-    /// Operations that wait for an `enter` to be taken by the kernel: the last ones prepared.
+    /// Operations that wait for an `enter` to be taken by the kernel.
     fn queued(&self) -> usize;
     /// Hands over what is queued, unless `submit` is false, waits, and collects: in one system
     /// call where one is needed at all.
     fn enter(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered;
     /// Whether `enter` would collect something now.
     fn has_news(&mut self) -> bool;
-    /// Has the kernel write this eventfd(2) at every completion.
+    /// Has this eventfd(2) written at every completion.
     fn notify(&mut self, fd: RawFd) -> io::Result<()>;
     /// Whether completions appear only while somebody looks for them.
-    fn must_poll(&self) -> bool;
+    fn must_poll(&self) -> bool {
+        false
+    }
+    /// Whether something may complete of which the descriptor of `notify` does not tell.
+    fn is_silent(&self) -> bool {
+        self.must_poll()
+    }
     fn system_calls(&self) -> u64;
+    /// What a forked child has to close.
+    fn descriptors(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
 }
 
 /// Why a driver cannot be used, for a person who can change that.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     pub errno: i32,
     pub advice: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(driver: Driver, errno: i32, what: &str, depth: u32) -> Self {
+        let error = io::Error::from_raw_os_error(errno);
+        Refusal { errno, advice: format!("{}: {what} ({error}, depth {depth})", driver.name()) }
+    }
 }
 
 impl From<Refusal> for io::Error {
     fn from(refusal: Refusal) -> Self {
         log(Level::Error, || refusal.advice.clone());
         io::Error::from_raw_os_error(refusal.errno)
-    }
-}
-
-/// The driver to use for a wish: the environment variable `IOE_DRIVER` overrides AUTO.
-pub(crate) fn choose(wish: Driver) -> Result<Driver, Refusal> {
-    let wish = match (wish, std::env::var_os("IOE_DRIVER")) {
-        (Driver::Auto, Some(name)) if !name.is_empty() => {
-            let driver = name.to_str().and_then(Driver::from_name);
-            driver.ok_or_else(|| Refusal {
-                errno: libc::EINVAL,
-                advice: format!("IOE_DRIVER is {name:?}: use auto, uring, aio or pool"),
-            })?
-        }
-        (wish, _) => wish,
-    };
-    match wish {
-        Driver::Auto | Driver::Uring => Ok(Driver::Uring),
-        Driver::Aio | Driver::Pool => Err(Refusal {
-            errno: libc::ENOSYS,
-            advice: format!("the {} driver is not in this version: use auto or uring", wish.name()),
-        }),
-    }
-}
-
-/// Does real I/O through a driver: whether it works on this machine now.
-pub(crate) fn probe(wish: Driver) -> Result<(), Refusal> {
-    match choose(wish)? {
-        Driver::Uring => uring::probe(),
-        // `choose` has refused the others.
-        Driver::Auto | Driver::Aio | Driver::Pool => unreachable!("not a choice"),
     }
 }

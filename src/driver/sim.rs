@@ -8,8 +8,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
-use super::{Done, Entered, Interface, Prep, Wait};
+use super::aio::{Calls, Command, IoEvent, Iocb};
+use super::backed::Behind;
+use super::{Done, Entered, Interface, Prep, Wait, NOT_TAKEN};
 use crate::tasks::{IOAction, Memory, Op};
 
 const FILE_BITS: u32 = 4;
@@ -51,7 +54,9 @@ pub(crate) struct Trouble {
     pub refuse: u8,
     pub delay: u8,
     pub lack: u8,
-    /// Of 65536: the ring breaks for good.
+    /// AIO refuses an operation when it is submitted.
+    pub reject: u8,
+    /// Of 65536: the interface breaks for good.
     pub breaks: u8,
 }
 
@@ -61,7 +66,11 @@ pub(crate) struct World {
     pub files: Vec<File>,
     pub flights: HashMap<u32, Flight>,
     pub trouble: Trouble,
+    /// The kernel interface broke; what it still did may be told with an error.
     pub broken: bool,
+    /// Operations in the pool, which end a wait in the kernel.
+    pub in_pool: usize,
+    pub announced: bool,
     pub operations: u64,
 }
 
@@ -182,35 +191,104 @@ impl World {
     }
 }
 
+/// What a simulated interface stands for.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    #[default]
+    Kernel,
+    Pool,
+}
+
 /// The simulated interface.
 #[derive(Default)]
 pub(crate) struct Sim {
+    role: Role,
     queued: Vec<(u32, Op)>,
     taken: Vec<(u32, Op)>,
     refusals: u32,
 }
 
-impl Interface for Sim {
-    fn start(&mut self) -> io::Result<()> {
-        Ok(())
+// SAFETY: made and used on one thread, whose world it works on.
+unsafe impl Send for Sim {}
+
+impl Sim {
+    /// One that takes everything, never refuses and never breaks.
+    pub(crate) fn pool() -> Self {
+        Sim { role: Role::Pool, ..Sim::default() }
     }
 
+    /// Does some of what was taken, `wanted` operations at least.
+    fn complete(&mut self, world: &mut World, wanted: usize, done: &mut Vec<Done>) {
+        let mut completed = 0;
+        while !self.taken.is_empty() {
+            if completed >= wanted && world.happens(world.trouble.delay) {
+                break;
+            }
+            let next = world.random.usize(..self.taken.len());
+            let (slot, op) = self.taken.swap_remove(next);
+            done.push(Done { slot, result: world.perform(&op) });
+            completed += 1;
+        }
+        if self.role == Role::Pool {
+            world.in_pool -= completed;
+        }
+    }
+
+    fn breaks(&mut self, world: &mut World, done: &mut Vec<Done>) -> Entered {
+        world.broken = true;
+        for (slot, op) in self.taken.drain(..) {
+            let result = if world.random.bool() {
+                world.perform(&op)
+            } else {
+                world.operations += 1;
+                world.flight(&op).fatal = Some(libc::EPERM);
+                -i64::from(libc::EPERM)
+            };
+            done.push(Done { slot, result });
+        }
+        done.extend(self.queued.drain(..).map(|(slot, _)| Done { slot, result: NOT_TAKEN }));
+        Entered::Broken(libc::EPERM)
+    }
+}
+
+impl World {
+    /// How many completions a wait must bring, of those that can come.
+    fn wait_for(&mut self, wait: Wait, taken: usize) -> usize {
+        let Wait::For(min, timeout) = wait else { return 0 };
+        if self.in_pool > 0 {
+            assert!(self.announced, "a wait that the pool cannot end");
+            assert!(min <= 1, "a wait for more than the first of either");
+            return if self.random.bool() { 0 } else { taken.min(1) };
+        }
+        let min = min as usize;
+        assert!(timeout.is_some() || min <= taken, "a wait without an end");
+        min.min(taken)
+    }
+}
+
+impl Interface for Sim {
     fn prep(&mut self, slot: u32, op: &Op) -> Prep {
         let known = |(other, _): &(u32, Op)| *other == slot;
         assert!(
             !self.queued.iter().any(known) && !self.taken.iter().any(known),
             "slot {slot} is used"
         );
-        if self.queued.len() >= with_world(|world| world.trouble.capacity) {
-            return Prep::Full;
-        }
-        // An old kernel lacks everything but transfers.
-        if !op.action.is_transfer() && with_world(|world| world.happens(world.trouble.lack)) {
-            with_world(|world| world.flight(op).fatal = Some(libc::EOPNOTSUPP));
-            return Prep::Unsupported;
-        }
-        self.queued.push((slot, *op));
-        Prep::Queued
+        with_world(|world| {
+            if self.role == Role::Kernel {
+                assert!(!world.broken, "prepared for a ring that is broken for good");
+                if self.queued.len() >= world.trouble.capacity {
+                    return Prep::Full;
+                }
+                // An old kernel lacks everything but transfers; some files block it.
+                if world.happens(world.trouble.lack) {
+                    return Prep::Unsupported;
+                }
+            } else {
+                world.in_pool += 1;
+            }
+            self.queued.push((slot, *op));
+            Prep::Queued
+        })
     }
 
     fn queued(&self) -> usize {
@@ -219,23 +297,24 @@ impl Interface for Sim {
 
     fn enter(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
         with_world(|world| {
-            assert!(!submit || !world.broken, "submitted to a ring that is broken for good");
-            if submit && world.random.u16(..) < world.trouble.breaks.into() {
-                // It takes nothing any more, and hands out what it holds.
-                world.broken = true;
-                for (_, op) in &self.queued {
-                    world.flight(op).fatal = Some(libc::EPERM);
-                }
-                return Entered::Refused(libc::EPERM);
+            if self.role == Role::Pool {
+                self.taken.append(&mut self.queued);
+                let wanted = match wait {
+                    Wait::No => 0,
+                    Wait::For(min, _) => self.taken.len().min(min as usize),
+                };
+                self.complete(world, wanted, done);
+                return Entered::Fine;
+            }
+            assert!(!world.broken, "entered a ring that is broken for good");
+            if world.random.u16(..) < world.trouble.breaks.into() {
+                return self.breaks(world, done);
             }
             // Never for ever: a kernel that refuses always is not waited for by anyone.
             if submit && self.refusals < 3 && world.happens(world.trouble.refuse) {
                 self.refusals += 1;
-                return Entered::Refused(if world.random.bool() {
-                    libc::EAGAIN
-                } else {
-                    libc::EBUSY
-                });
+                let errno = if world.random.bool() { libc::EAGAIN } else { libc::EBUSY };
+                return Entered::Refused(errno);
             }
             self.refusals = 0;
             if submit {
@@ -245,26 +324,10 @@ impl Interface for Sim {
                 }
                 self.taken.extend(self.queued.drain(..count));
             }
-            let wanted = match wait {
-                Wait::No => 0,
-                // As the kernel does, when it did not take all.
-                _ if submit && !self.queued.is_empty() => 0,
-                Wait::For(min, timeout) => {
-                    let min = min as usize;
-                    assert!(timeout.is_some() || min <= self.taken.len(), "a wait without an end");
-                    min.min(self.taken.len())
-                }
-            };
-            let mut completed = 0;
-            while !self.taken.is_empty() {
-                if completed >= wanted && world.happens(world.trouble.delay) {
-                    break;
-                }
-                let next = world.random.usize(..self.taken.len());
-                let (slot, op) = self.taken.swap_remove(next);
-                done.push(Done { slot, result: world.perform(&op) });
-                completed += 1;
-            }
+            // As the kernel does, when it did not take all.
+            let wait = if submit && !self.queued.is_empty() { Wait::No } else { wait };
+            let wanted = world.wait_for(wait, self.taken.len());
+            self.complete(world, wanted, done);
             Entered::Fine
         })
     }
@@ -277,11 +340,151 @@ impl Interface for Sim {
         Ok(())
     }
 
-    fn must_poll(&self) -> bool {
-        false
-    }
-
     fn system_calls(&self) -> u64 {
         0
+    }
+}
+
+impl Behind for Sim {
+    fn announce_wait(&mut self) -> bool {
+        with_world(|world| {
+            world.announced = true;
+            world.random.bool()
+        })
+    }
+
+    fn waited(&mut self) {
+        with_world(|world| world.announced = false);
+    }
+}
+
+/// The system calls of Linux AIO, with the manners of the kernel's: io_submit(2) takes some of a
+/// batch, stops at one that it refuses, and says why only when that one comes first.
+#[derive(Default)]
+pub(crate) struct SimAio {
+    taken: Vec<(u64, Op)>,
+    completed: Vec<IoEvent>,
+    watching: bool,
+    refusals: u32,
+    /// The operation that the next call refuses, because the last one stopped at it.
+    rejected: Option<u64>,
+}
+
+// SAFETY: made and used on one thread, whose world it works on.
+unsafe impl Send for SimAio {}
+
+impl SimAio {
+    fn operation(iocb: &Iocb) -> Op {
+        let (at, count) = (iocb.at as usize, iocb.len as u32);
+        let (action, vectored) = match iocb.command {
+            Command::Read => (IOAction::Read, false),
+            Command::ReadVectored => (IOAction::Read, true),
+            Command::Write => (IOAction::Write, false),
+            Command::WriteVectored => (IOAction::Write, true),
+            Command::Fsync => (IOAction::Fsync, false),
+            Command::Fdatasync => (IOAction::Fdatasync, false),
+            Command::Poll => panic!("a poll is no operation"),
+        };
+        let (memory, len) = match (action.is_transfer(), vectored) {
+            (false, _) => (Memory::None, 0),
+            (true, false) => (Memory::Plain(at as *mut u8), iocb.len),
+            (true, true) => {
+                let segments = at as *const libc::iovec;
+                // SAFETY: the event under test keeps its segments until its callback.
+                let parts = unsafe { std::slice::from_raw_parts(segments, count as usize) };
+                let len = parts.iter().map(|part| part.iov_len as u64).sum();
+                (Memory::Segments(segments, count), len)
+            }
+        };
+        Op { action, fd: iocb.fd as RawFd, offset: iocb.offset as u64, len, memory }
+    }
+
+    fn complete(&mut self, world: &mut World, wanted: usize) {
+        while !self.taken.is_empty() {
+            if self.completed.len() >= wanted && world.happens(world.trouble.delay) {
+                break;
+            }
+            let next = world.random.usize(..self.taken.len());
+            let (data, op) = self.taken.swap_remove(next);
+            self.completed.push(IoEvent { data, result: world.perform(&op), ..IoEvent::default() });
+        }
+    }
+}
+
+impl Calls for SimAio {
+    fn submit(&mut self, batch: &[*mut Iocb]) -> Result<usize, i32> {
+        with_world(|world| {
+            if world.random.u16(..) < world.trouble.breaks.into() && !batch.is_empty() {
+                world.broken = true;
+            }
+            if world.broken {
+                return Err(libc::EPERM);
+            }
+            let mut taken = 0;
+            for iocb in batch {
+                // SAFETY: the driver's own, alive for the call.
+                let iocb = unsafe { **iocb };
+                let again = self.refusals < 3 && world.happens(world.trouble.refuse);
+                if iocb.command == Command::Poll {
+                    assert!(!std::mem::replace(&mut self.watching, true), "watched twice");
+                    taken += 1;
+                    continue;
+                }
+                let known = self.rejected == Some(iocb.data);
+                if known || world.happens(world.trouble.reject) {
+                    self.rejected = Some(iocb.data);
+                    if taken > 0 {
+                        return Ok(taken);
+                    }
+                    self.rejected = None;
+                    let op = Self::operation(&iocb);
+                    world.operations += 1;
+                    world.flight(&op).fatal = Some(libc::EBADF);
+                    return Err(libc::EBADF);
+                }
+                if again {
+                    self.refusals += 1;
+                    return if taken > 0 { Ok(taken) } else { Err(libc::EAGAIN) };
+                }
+                self.refusals = 0;
+                assert!(self.rejected.is_none(), "a refused operation was passed over");
+                self.taken.push((iocb.data, Self::operation(&iocb)));
+                taken += 1;
+            }
+            Ok(taken)
+        })
+    }
+
+    fn reap(&mut self, events: &mut Vec<IoEvent>) {
+        with_world(|world| self.complete(world, 0));
+        events.append(&mut self.completed);
+    }
+
+    fn has_completions(&self) -> bool {
+        !self.completed.is_empty() || !self.taken.is_empty()
+    }
+
+    fn wait(
+        &mut self,
+        min: usize,
+        time: Option<Duration>,
+        events: &mut Vec<IoEvent>,
+    ) -> Result<(), i32> {
+        with_world(|world| {
+            let wanted = match world.broken {
+                true => min,
+                false => world.wait_for(Wait::For(min as u32, time), self.taken.len()),
+            };
+            self.complete(world, wanted);
+            events.append(&mut self.completed);
+            if events.len() < min && std::mem::take(&mut self.watching) {
+                events.push(IoEvent { data: u64::MAX, ..IoEvent::default() });
+            }
+        });
+        Ok(())
+    }
+
+    fn is_direct(&self, _fd: RawFd) -> bool {
+        with_world(|world| !world.happens(world.trouble.lack))
     }
 }

@@ -2,14 +2,18 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use io_uring::{opcode, squeue, types, IoUring, Probe};
+use once_cell::sync::OnceCell;
 
-use super::{Done, Driver, Entered, Interface, Prep, Refusal, Wait};
+use super::choice::forbidden;
+use super::direct::is_direct;
+use super::{Done, Driver, Entered, Interface, Prep, Refusal, Wait, NOT_TAKEN};
 use crate::log::{log, Level};
 use crate::tasks::{IOAction, Memory, Op};
+use crate::wake::clear_eventfd;
 
 /// How long an SQPOLL kernel thread spins before it sleeps.
 const SQPOLL_IDLE_MS: u32 = 100;
@@ -32,16 +36,22 @@ pub(crate) struct Options {
     pub depth: u32,
     pub sqpoll: bool,
     pub iopoll: bool,
-    /// An eventfd whose writing ends a wait.
-    pub wake: Option<RawFd>,
+    /// An eventfd whose writing ends a wait; an IOPOLL ring cannot watch it.
+    pub wake: RawFd,
 }
 
 pub(crate) struct Uring {
     /// Unmapped and closed by `drop`, but not in a forked child, where the mapping is gone.
     ring: ManuallyDrop<IoUring>,
+    /// The reading end of a pipe whose writing end only the ring holds: it ends when the ring is
+    /// gone, and with it all that it had in the kernel.
+    witness: ManuallyDrop<OwnedFd>,
     generation: crate::fork::Generation,
     options: Options,
     actions: Actions,
+    /// For each slot, the number of its operation among all that were prepared; 0 for none.
+    held: Vec<u64>,
+    prepared: u64,
     /// Whether the poll on the wake-up descriptor has to be set (again).
     rearm: bool,
     /// That poll is in the submission queue.
@@ -49,7 +59,7 @@ pub(crate) struct Uring {
     system_calls: u64,
 }
 
-/// Which operations the kernel's ring knows (IORING_REGISTER_PROBE), asked once per ring.
+/// Which operations the kernel's ring knows (IORING_REGISTER_PROBE), asked once per process.
 #[derive(Clone, Copy)]
 struct Actions {
     transfer: bool,
@@ -69,39 +79,27 @@ impl Uring {
         // A ring that can be made may still be forbidden to enter; a disabled one says EBADFD.
         // SAFETY: nothing is submitted, and no argument is given.
         match unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, ENTER_GETEVENTS, None) } {
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::EPERM | libc::ENOSYS | libc::EACCES)
-                ) =>
-            {
+            Err(error) if error.raw_os_error().is_some_and(forbidden) => {
                 return Err(refusal(&error, options));
             }
             _ => {}
         }
-        let mut probe = Probe::new();
-        ring.submitter().register_probe(&mut probe).map_err(|error| refusal(&error, options))?;
-        let knows = |code| probe.is_supported(code);
-        let actions = Actions {
-            transfer: knows(opcode::Read::CODE) && knows(opcode::Write::CODE),
-            // An IOPOLL ring carries nothing but transfers.
-            fsync: knows(opcode::Fsync::CODE) && !options.iopoll,
-            fallocate: knows(opcode::Fallocate::CODE) && !options.iopoll,
-        };
+        static ACTIONS: OnceCell<Actions> = OnceCell::new();
+        let actions = ACTIONS.get_or_try_init(|| Actions::ask(&ring));
+        let actions = *actions.map_err(|error| refusal(&error, options))?;
+        let witness = witness(&ring).map_err(|error| refusal(&error, options))?;
         Ok(Uring {
             ring: ManuallyDrop::new(ring),
+            witness: ManuallyDrop::new(witness),
             generation: crate::fork::generation(),
             options,
             actions,
-            rearm: options.wake.is_some(),
+            held: vec![0; options.depth as usize],
+            prepared: 0,
+            rearm: !options.iopoll,
             own_queued: false,
             system_calls: 0,
         })
-    }
-
-    /// The ring's descriptor, for a forked child to close.
-    pub(crate) fn descriptor(&self) -> RawFd {
-        self.ring.as_raw_fd()
     }
 
     fn push(&mut self, entry: &squeue::Entry) -> bool {
@@ -113,8 +111,11 @@ impl Uring {
     /// Sets the multishot poll on the wake-up descriptor. One that is readable already, because
     /// somebody was quicker, ends the wait at once.
     fn watch_wake(&mut self) {
-        let Some(fd) = self.options.wake.filter(|_| self.rearm) else { return };
-        let poll = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).multi(true);
+        if !self.rearm {
+            return;
+        }
+        let fd = types::Fd(self.options.wake);
+        let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true);
         self.own_queued = self.push(&poll.build().user_data(WAKE));
         self.rearm = !self.own_queued;
     }
@@ -127,17 +128,84 @@ impl Uring {
             count += 1;
             match entry.user_data() {
                 WAKE => poll_ended |= !io_uring::cqueue::more(entry.flags()),
-                slot => done.push(Done { slot: slot as u32, result: entry.result().into() }),
+                slot => {
+                    self.held[slot as usize] = 0;
+                    done.push(Done { slot: slot as u32, result: entry.result().into() });
+                }
             }
         }
         if poll_ended {
             self.rearm = true;
             // The reactor is awake and will look at its lanes, so nothing is missed. Later, a
             // write that announces a new event could be cleared away with the old ones.
-            self.options.wake.into_iter().for_each(crate::intake::clear_eventfd);
+            clear_eventfd(self.options.wake);
         }
         count
     }
+
+    /// Entries in the submission queue that the kernel has not taken.
+    fn untaken(&self) -> usize {
+        // SAFETY: the ring has one owner, who is here; nobody else holds its submission queue.
+        let entries = unsafe { self.ring.submission_shared().len() };
+        entries - usize::from(self.own_queued)
+    }
+
+    /// Gives the ring up, because it cannot be entered any more, and completes what it held. Some
+    /// completions appear only inside the ring's own system call, so they are never seen; the
+    /// kernel finishes all that it has when the ring is closed, and the witness tells when.
+    fn end(&mut self, errno: i32, done: &mut Vec<Done>) -> Entered {
+        let taken = self.prepared - self.untaken() as u64;
+        // SAFETY: not used again; `drop` knows by the empty list of what is held.
+        unsafe { ManuallyDrop::drop(&mut self.ring) }
+        let (fd, mut byte) = (self.witness.as_raw_fd(), 0u8);
+        // SAFETY: room for the byte, which nobody writes: it ends with the other end. A signal only
+        // makes it look again.
+        while unsafe { libc::read(fd, (&raw mut byte).cast(), 1) } != 0 {}
+        for (slot, order) in std::mem::take(&mut self.held).into_iter().enumerate() {
+            let result = match order {
+                0 => continue,
+                order if order > taken => NOT_TAKEN,
+                _ => -i64::from(errno),
+            };
+            done.push(Done { slot: slot as u32, result });
+        }
+        clear_eventfd(self.options.wake);
+        Entered::Broken(errno)
+    }
+}
+
+impl Actions {
+    fn ask(ring: &IoUring) -> io::Result<Self> {
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        let knows = |code| probe.is_supported(code);
+        Ok(Actions {
+            transfer: [
+                opcode::Read::CODE,
+                opcode::Write::CODE,
+                opcode::Readv::CODE,
+                opcode::Writev::CODE,
+            ]
+            .into_iter()
+            .all(knows),
+            fsync: knows(opcode::Fsync::CODE),
+            fallocate: knows(opcode::Fallocate::CODE),
+        })
+    }
+}
+
+/// Gives a ring the writing end of a pipe to hold, and returns the other.
+fn witness(ring: &IoUring) -> io::Result<OwnedFd> {
+    let mut ends = [-1; 2];
+    // SAFETY: room for both descriptors, which are fresh and nobody else's.
+    let [reading, writing] = unsafe {
+        if libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        ends.map(|end| OwnedFd::from_raw_fd(end))
+    };
+    ring.submitter().register_files(&[writing.as_raw_fd()])?;
+    Ok(reading)
 }
 
 impl Interface for Uring {
@@ -149,6 +217,10 @@ impl Interface for Uring {
     }
 
     fn prep(&mut self, slot: u32, op: &Op) -> Prep {
+        // An IOPOLL ring carries nothing but direct transfers (io_uring_setup(2)).
+        if self.options.iopoll && !(op.action.is_transfer() && is_direct(op.fd)) {
+            return Prep::Unsupported;
+        }
         let fd = types::Fd(op.fd);
         let len = op.len as u32;
         let entry = match (op.action, op.memory) {
@@ -180,10 +252,12 @@ impl Interface for Uring {
             }
             (IOAction::Read | IOAction::Write, Memory::None) => return Prep::Unsupported,
         };
-        match self.push(&entry.user_data(slot.into())) {
-            true => Prep::Queued,
-            false => Prep::Full,
+        if !self.push(&entry.user_data(slot.into())) {
+            return Prep::Full;
         }
+        self.prepared += 1;
+        self.held[slot as usize] = self.prepared;
+        Prep::Queued
     }
 
     fn queued(&self) -> usize {
@@ -191,9 +265,7 @@ impl Interface for Uring {
             // The kernel's thread takes them without a call.
             return 0;
         }
-        // SAFETY: the ring has one owner, who is here; nobody else holds its submission queue.
-        let entries = unsafe { self.ring.submission_shared().len() };
-        entries - usize::from(self.own_queued)
+        self.untaken()
     }
 
     fn enter(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
@@ -243,7 +315,9 @@ impl Interface for Uring {
             Ok(taken) if taken == to_submit && collected < min => Entered::Interrupted,
             Ok(_) => Entered::Fine,
             Err(libc::EINTR | libc::ETIME) => Entered::Interrupted,
-            Err(errno) => Entered::Refused(errno),
+            // No memory at the moment, or completions to be taken first (io_uring_enter(2)).
+            Err(errno @ (libc::EAGAIN | libc::EBUSY | libc::ENOMEM)) => Entered::Refused(errno),
+            Err(errno) => self.end(errno, done),
         }
     }
 
@@ -265,14 +339,25 @@ impl Interface for Uring {
     fn system_calls(&self) -> u64 {
         self.system_calls
     }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        vec![self.ring.as_raw_fd(), self.witness.as_raw_fd()]
+    }
 }
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        if self.generation == crate::fork::generation() {
-            // SAFETY: the last use. In a forked child the mapping's addresses may already be
-            // somebody else's, so there the ring is left alone; its descriptor was closed.
-            unsafe { ManuallyDrop::drop(&mut self.ring) }
+        if self.generation != crate::fork::generation() {
+            // In a forked child the mapping's addresses may already be somebody else's, so there
+            // the ring is left alone; its descriptors are closed by the context.
+            return;
+        }
+        // SAFETY: the last use; one that ended has dropped its ring.
+        unsafe {
+            if !self.held.is_empty() {
+                ManuallyDrop::drop(&mut self.ring);
+            }
+            ManuallyDrop::drop(&mut self.witness);
         }
     }
 }
@@ -324,15 +409,26 @@ fn build(options: Options) -> io::Result<IoUring> {
 /// Puts an errno of the set-up into a sentence that says what to do.
 fn refusal(error: &io::Error, options: Options) -> Refusal {
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
+    let memlock;
     let what = match errno {
-        libc::EPERM => {
-            "io_uring is forbidden here: allow the system call in the container's seccomp profile, \
-             or set sysctl kernel.io_uring_disabled to 0"
-        }
+        libc::EPERM | libc::EACCES => match switch().trim() {
+            "1" => {
+                "io_uring is for a group and for CAP_SYS_ADMIN only: join the group of sysctl \
+                 kernel.io_uring_group, or set sysctl kernel.io_uring_disabled to 0"
+            }
+            "2" => "io_uring is switched off: set sysctl kernel.io_uring_disabled to 0",
+            _ => {
+                "io_uring is forbidden here: allow io_uring_setup, io_uring_enter and \
+                 io_uring_register in the container's seccomp profile"
+            }
+        },
         libc::ENOSYS => {
             "the kernel has no io_uring, or seccomp hides it: allow it, or use Linux 5.11 or later"
         }
-        libc::ENOMEM => "no memory for the ring: raise RLIMIT_MEMLOCK (ulimit -l), or lower depth",
+        libc::ENOMEM => {
+            memlock = memory_advice();
+            &memlock
+        }
         libc::EMFILE => "no descriptor for the ring: raise RLIMIT_NOFILE (ulimit -n)",
         libc::ENFILE => "no file for the ring: raise sysctl fs.file-max",
         libc::EOPNOTSUPP | libc::EINVAL if options.iopoll => {
@@ -343,40 +439,23 @@ fn refusal(error: &io::Error, options: Options) -> Refusal {
         }
         _ => "the ring could not be set up",
     };
-    let name = Driver::Uring.name();
-    Refusal { errno, advice: format!("{name}: {what} ({error}, depth {})", options.depth) }
+    Refusal::new(Driver::Uring, errno, what, options.depth)
 }
 
-/// Writes and reads through a small ring: one that can be made may still be forbidden to enter.
-pub(crate) fn probe() -> Result<(), Refusal> {
-    let options = Options { depth: 2, sqpoll: false, iopoll: false, wake: None };
-    let failed = |error: io::Error| refusal(&error, options);
-    let mut uring = Uring::new(options)?;
-    uring.start().map_err(failed)?;
-    // SAFETY: the name is a C string; the descriptor is owned below.
-    let file = unsafe { libc::memfd_create(c"io_engine probe".as_ptr(), libc::MFD_CLOEXEC) };
-    if file < 0 {
-        return Err(failed(io::Error::last_os_error()));
-    }
-    // SAFETY: a fresh descriptor that nobody else has.
-    let _file = unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(file) };
-    let mut bytes = *b"probe...";
-    for action in [IOAction::Write, IOAction::Fdatasync, IOAction::Read] {
-        let memory = Memory::Plain(bytes.as_mut_ptr());
-        let len = if action.is_transfer() { bytes.len() as u64 } else { 0 };
-        if uring.prep(0, &Op { action, fd: file, offset: 0, len, memory }) != Prep::Queued {
-            return Err(failed(io::Error::from_raw_os_error(libc::ENOSYS)));
-        }
-        let mut done = Vec::new();
-        while done.is_empty() {
-            if let Entered::Refused(errno) = uring.enter(true, Wait::For(1, None), &mut done) {
-                return Err(failed(io::Error::from_raw_os_error(errno)));
-            }
-        }
-        if done[0].result != len as i64 {
-            let errno = i32::try_from(-done[0].result).unwrap_or(libc::EIO).max(1);
-            return Err(failed(io::Error::from_raw_os_error(errno)));
-        }
-    }
-    Ok(())
+/// The value of sysctl kernel.io_uring_disabled (Linux 6.6).
+fn switch() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default()
+}
+
+fn memory_advice() -> String {
+    // SAFETY: plain data, filled by the call.
+    let limit = unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        (libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) == 0).then_some(limit.rlim_cur)
+    };
+    let now = match limit {
+        Some(libc::RLIM_INFINITY) | None => "unlimited".into(),
+        Some(bytes) => format!("{} KiB", bytes / 1024),
+    };
+    format!("no memory for the ring: raise RLIMIT_MEMLOCK (ulimit -l, now {now}), or lower depth")
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{answer, done, errno_of, guard, read_struct, write_struct, CCallback, Versioned};
 use crate::callback_worker::IOWorkers;
-use crate::context::{Config, Shared, Stats};
+use crate::context::{Config, Runs, Shared, Stats};
 use crate::driver::Driver;
 use crate::fork;
 use crate::gate::{deadline_after, Deadline};
@@ -33,11 +33,12 @@ pub enum ioe_flag {
     /// `ioe_submit_wait` and `ioe_context_free`, which poll by themselves.
     IOE_POLLED = 1,
     /// A kernel thread takes submissions (IORING_SETUP_SQPOLL of io_uring_setup(2)): fewer system
-    /// calls, for a processor that it keeps busy.
+    /// calls, for a processor that it keeps busy. For `IOE_DRIVER_URING`; left out where
+    /// `IOE_DRIVER_AUTO` takes another driver.
     IOE_SQPOLL = 2,
     /// Completions are looked for, not announced (IORING_SETUP_IOPOLL). Needs `IOE_POLLED`, and a
-    /// device with poll queues. Only O_DIRECT transfers work; everything else is refused in the
-    /// callback, with `-EOPNOTSUPP` or the kernel's errno.
+    /// device with poll queues: an O_DIRECT transfer of another is refused in the callback, with
+    /// `-EOPNOTSUPP`. Everything but O_DIRECT transfers goes to the pool. Drivers as above.
     IOE_IOPOLL = 4,
 }
 
@@ -55,7 +56,8 @@ pub struct ioe_config {
     pub size: usize,
     /// One of `ioe_driver`. Default `IOE_DRIVER_AUTO`.
     pub driver: i32,
-    /// Operations in the kernel at once: 1 to 32768. Default 128.
+    /// Operations in the kernel at once: 1 to 32768. Where the machine's limits do not allow it,
+    /// half of it is tried, and half of that, down to 16; `ioe_info` says what runs. Default 128.
     pub depth: u32,
     /// Accepted events whose callback has not started: 1 to 1048576. Beyond it `ioe_submit`
     /// waits. Events submitted inside callbacks are never refused, and take no room from those
@@ -83,9 +85,11 @@ unsafe impl Versioned for ioe_config {}
 pub struct ioe_info {
     /// Bytes filled by the library.
     pub size: usize,
-    /// The driver in use, one of `ioe_driver`, never `IOE_DRIVER_AUTO`.
+    /// The driver in use, one of `ioe_driver`, never `IOE_DRIVER_AUTO`. It becomes
+    /// `IOE_DRIVER_POOL` where the kernel forbids another one while it runs.
     pub driver: i32,
-    /// Operations in the kernel at once, in force.
+    /// Operations in the kernel at once, in force: lower than asked for where a limit was in the
+    /// way.
     pub depth: u32,
     /// Accepted events whose callback has not started, in force.
     pub queue_size: u32,
@@ -95,12 +99,12 @@ pub struct ioe_info {
     pub merge_limit: u32,
     /// Bits of `ioe_flag` in force.
     pub flags: u32,
-    /// Why io_uring was passed over, a positive errno; 0 where not tried or fine.
+    /// Why io_uring was passed over or given up, a positive errno; 0 where not tried or fine.
     pub uring_errno: i32,
-    /// Why Linux AIO was passed over, a positive errno; 0 where not tried or fine.
+    /// Why Linux AIO was passed over or given up, a positive errno; 0 where not tried or fine.
     pub aio_errno: i32,
-    /// One sentence that a person can act on; "" where there is none. Lives as long as the
-    /// context.
+    /// One sentence that a person can act on: why other drivers were passed over, or the depth
+    /// is lower than asked for; "" where there is none. Lives as long as the context.
     pub reason: *const c_char,
 }
 
@@ -223,18 +227,23 @@ pub unsafe extern "C" fn ioe_config_init(cfg: *mut ioe_config, size: usize) -> c
 /// Makes a context and starts its threads. `cfg` NULL means all defaults; it is read during the
 /// call only. `*out` is set on success. Freed with `ioe_context_free`. Any thread.
 ///
-/// What exactly was refused, and what to do about it, goes to the log callback.
+/// A driver that is named, in `cfg` or by `IOE_DRIVER`, is used or the call fails; with
+/// `IOE_DRIVER_AUTO` the first that works is used. What exactly was refused, and what to do about
+/// it, goes to the log callback.
 ///
 /// Returns 0, or:
 /// - `-EINVAL`: `out` is NULL; `size` is below 8 or no multiple of 8; a field is out of its range;
 ///   an unknown bit in `flags`; `IOE_IOPOLL` without `IOE_POLLED`; `IOE_POLLED` with `shared`;
-///   `IOE_DRIVER` in the environment names no driver; or the kernel lacks what `flags` ask for.
+///   `IOE_SQPOLL` or `IOE_IOPOLL` with `IOE_DRIVER_AIO` or `IOE_DRIVER_POOL`; `IOE_DRIVER` in the
+///   environment names no driver; or the kernel lacks what `flags` ask for.
 /// - `-E2BIG`: `size` is larger than the library's and bytes beyond it are not 0, or above 4096.
-/// - `-EPERM`: io_uring is forbidden by seccomp or by sysctl kernel.io_uring_disabled.
-/// - `-ENOSYS`: the driver is not in this kernel or not in this version of the library.
-/// - `-ENOMEM`: the kernel has no memory for the ring: RLIMIT_MEMLOCK, or the cgroup's memory.max.
+/// - `-EPERM`: the named driver is forbidden by seccomp, or by sysctl kernel.io_uring_disabled.
+/// - `-ENOSYS`: the named driver is not in this kernel, or hidden by seccomp.
+/// - `-ENOMEM`: the kernel has no memory for the named driver, not even at depth 16:
+///   RLIMIT_MEMLOCK, or the cgroup's memory.max.
 /// - `-EMFILE`, `-ENFILE`: no descriptor: RLIMIT_NOFILE, sysctl fs.file-max.
-/// - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max.
+/// - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max; or `IOE_DRIVER_AIO` does not
+///   fit below sysctl fs.aio-max-nr, not even at depth 16.
 /// - `-EOWNERDEAD`: `shared` was made before a fork(2), by the parent.
 ///
 /// # Safety
@@ -329,18 +338,19 @@ pub unsafe extern "C" fn ioe_context_info(
 ) -> c_int {
     let info = |context: &Inside| {
         let config = context.config();
+        let Runs { driver, uring_errno, aio_errno, reason } = context.runs();
         let bits = [(config.polled, POLLED), (config.sqpoll, SQPOLL), (config.iopoll, IOPOLL)];
         ioe_info {
             size: size.min(size_of::<ioe_info>()),
-            driver: config.driver as i32,
+            driver: driver as i32,
             depth: config.depth,
             queue_size: config.queue_size,
             workers: context.worker_threads(),
             merge_limit: 0,
             flags: bits.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum(),
-            uring_errno: 0,
-            aio_errno: 0,
-            reason: c"".as_ptr(),
+            uring_errno,
+            aio_errno,
+            reason: reason.as_ptr(),
         }
     };
     // SAFETY: by the caller's promise.

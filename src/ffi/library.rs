@@ -6,7 +6,7 @@ use std::os::raw::{c_char, c_int, c_void};
 use once_cell::sync::OnceCell;
 
 use super::{done, guard};
-use crate::driver::{self, Driver};
+use crate::driver::{choice, Driver};
 use crate::log;
 
 /// The kernel interface behind a context.
@@ -19,9 +19,13 @@ pub enum ioe_driver {
     /// io_uring(7). Needs Linux 5.11, and a seccomp profile and sysctl kernel.io_uring_disabled
     /// that allow it.
     IOE_DRIVER_URING = 1,
-    /// Linux AIO, io_submit(2). Not in this version: refused with `-ENOSYS`.
+    /// Linux AIO, io_submit(2), for transfers of descriptors opened with O_DIRECT, fsync and
+    /// fdatasync; the rest goes to a pool of threads, because io_submit would block on it. Needs
+    /// Linux 4.18, and room below sysctl fs.aio-max-nr.
     IOE_DRIVER_AIO = 2,
-    /// preadv2(2) and its like on a pool of threads. Not in this version: refused with `-ENOSYS`.
+    /// pread(2), pwrite(2), fsync(2) and their like on a pool of at most 64 threads per context,
+    /// started when there is work and ended after 5 seconds without. Works wherever plain files
+    /// do.
     IOE_DRIVER_POOL = 3,
 }
 
@@ -104,19 +108,20 @@ const NAMES: &[(i32, &str)] = names! {
     ENOMEDIUM EMEDIUMTYPE ECANCELED ENOKEY EOWNERDEAD ENOTRECOVERABLE EHWPOISON
 };
 
-/// Whether a driver works on this machine now, found out by real I/O on a file in memory.
-/// `IOE_DRIVER_AUTO`: whether any does. Any thread.
+/// Whether a driver works on this machine now, found out by real I/O on a file in memory each time
+/// it is called; contexts probe a driver once per process. `IOE_DRIVER_AUTO`: whether any works.
+/// Any thread.
 ///
 /// Returns 0 where it works, else:
 /// - `-EPERM`: forbidden by seccomp or by sysctl kernel.io_uring_disabled.
-/// - `-ENOSYS`: not in this kernel, hidden by seccomp, or not in this version of the library.
+/// - `-ENOSYS`: not in this kernel, or hidden by seccomp.
 /// - `-EAGAIN`, `-ENOMEM`, `-EMFILE`, `-ENFILE`: a limit is used up at the moment.
 /// - `-EINVAL`: no such driver, or `IOE_DRIVER` in the environment names none.
 #[no_mangle]
 pub extern "C" fn ioe_probe(driver: c_int) -> c_int {
     guard(|| {
         let Some(driver) = Driver::from_number(driver) else { return -libc::EINVAL };
-        done(driver::probe(driver).map_err(|refusal| refusal.errno))
+        done(choice::probe(driver).map_err(|refusal| refusal.errno))
     })
 }
 

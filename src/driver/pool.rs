@@ -1,0 +1,351 @@
+//! Plain system calls on threads: a driver by itself, and what stands behind the others.
+//!
+//! Threads that wait in a system call are many, threads that run are few: one that is about to wait
+//! sees to it that another one takes what is left. Cached reads never wait, so one thread does them
+//! all; direct ones wait each on a thread of its own.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use super::backed::Behind;
+use super::direct;
+use super::{Done, Entered, Interface, Prep, Wait};
+use crate::fork;
+use crate::gate::lock;
+use crate::log::{log, Level};
+use crate::tasks::{IOAction, Op};
+use crate::thread::spawn;
+use crate::wake::{clear_eventfd, write_eventfd, WakeUp};
+
+/// The most threads of one pool.
+pub(crate) const MAX_THREADS: u32 = 64;
+
+/// How long a thread without work stays: as long as those of io-wq.
+const IDLE_TIME: Duration = Duration::from_secs(5);
+
+/// Operations waiting for one running thread that are worth waking another, where there is a
+/// processor for it.
+const BACKLOG: usize = 32;
+
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    staged: Vec<Job>,
+    /// Handed over and not collected.
+    pending: usize,
+    system_calls: u64,
+    generation: fork::Generation,
+}
+
+struct Job {
+    slot: u32,
+    op: Op,
+}
+
+// SAFETY: what the operation refers to stays valid, for whichever thread, until it is done.
+unsafe impl Send for Job {}
+
+struct Shared {
+    state: Mutex<State>,
+    wake_up: Arc<WakeUp>,
+    /// Running threads that the machine has processors for, beside the reactor's.
+    runners: usize,
+    most: usize,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    done: Vec<Done>,
+    /// Completions that end the reactor's wait.
+    wanted: usize,
+    notify: Option<RawFd>,
+    /// All threads; at most `limit`, which is lower for a while where none could be started.
+    threads: usize,
+    limit: usize,
+    /// Threads that are not waiting in a system call, those that were just called included.
+    running: usize,
+    /// Threads without work. The last one to come is the next to be called: the others get old.
+    idle: Vec<Thread>,
+    handles: Vec<JoinHandle<()>>,
+    ending: bool,
+    system_calls: u64,
+}
+
+impl Pool {
+    /// A pool without threads: they come when there is work. `wake_up` ends the wait of whoever
+    /// waits for completions.
+    pub(crate) fn new(depth: u32, wake_up: Arc<WakeUp>) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
+        let most = depth.min(MAX_THREADS) as usize;
+        let state = Mutex::new(State { limit: most, ..State::default() });
+        let runners = (processors - 1).max(1);
+        Pool {
+            shared: Arc::new(Shared { state, wake_up, runners, most }),
+            staged: Vec::new(),
+            pending: 0,
+            system_calls: 0,
+            generation: fork::generation(),
+        }
+    }
+
+    /// Gives the staged operations to the threads, and takes what is done.
+    fn exchange(&mut self, done: &mut Vec<Done>) {
+        let mut state = lock(&self.shared.state);
+        if !self.staged.is_empty() {
+            state.queue.extend(self.staged.drain(..));
+            state = self.shared.call_threads(state);
+            if state.threads == 0 {
+                state = work_here(&self.shared, state);
+            }
+        }
+        let before = done.len();
+        done.append(&mut state.done);
+        state.wanted = usize::MAX;
+        self.system_calls = state.system_calls;
+        drop(state);
+        self.pending -= done.len() - before;
+    }
+
+    /// From here on `wanted` completions end the wait. True where they are there.
+    fn announce(&self, wanted: usize) -> bool {
+        let mut state = lock(&self.shared.state);
+        state.wanted = wanted;
+        let there = state.done.len() >= wanted;
+        if !there {
+            self.shared.wake_up.prepare_sleep();
+        }
+        there
+    }
+
+    /// Waits on the wake-up descriptor alone. False where a signal or the end of the time came.
+    fn sleep(&mut self, time: Option<Duration>) -> bool {
+        let fd = self.shared.wake_up.descriptor();
+        let mut watched = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let time = time.map(|time| libc::timespec {
+            tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+            tv_nsec: time.subsec_nanos().into(),
+        });
+        let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: one pollfd, a time or none; both live for the call.
+        let ready = unsafe { libc::ppoll(&mut watched, 1, time, std::ptr::null()) };
+        self.shared.wake_up.awake();
+        let mut calls = 1;
+        if ready > 0 {
+            clear_eventfd(fd);
+            calls = 2;
+        }
+        lock(&self.shared.state).system_calls += calls;
+        ready > 0
+    }
+}
+
+impl Interface for Pool {
+    fn prep(&mut self, slot: u32, op: &Op) -> Prep {
+        self.staged.push(Job { slot, op: *op });
+        Prep::Queued
+    }
+
+    fn queued(&self) -> usize {
+        self.staged.len()
+    }
+
+    fn enter(&mut self, _submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
+        self.pending += self.staged.len();
+        let before = done.len();
+        self.exchange(done);
+        let Wait::For(min, time) = wait else { return Entered::Fine };
+        let missing = (min as usize).saturating_sub(done.len() - before);
+        if missing == 0 || self.announce(missing) {
+            self.exchange(done);
+            return Entered::Fine;
+        }
+        let woken = self.sleep(time);
+        self.exchange(done);
+        if woken || done.len() - before >= min as usize {
+            Entered::Fine
+        } else {
+            Entered::Interrupted
+        }
+    }
+
+    fn has_news(&mut self) -> bool {
+        self.pending > 0 && !lock(&self.shared.state).done.is_empty()
+    }
+
+    fn notify(&mut self, fd: RawFd) -> io::Result<()> {
+        lock(&self.shared.state).notify = Some(fd);
+        Ok(())
+    }
+
+    fn system_calls(&self) -> u64 {
+        self.system_calls
+    }
+}
+
+impl Behind for Pool {
+    fn announce_wait(&mut self) -> bool {
+        self.announce(1)
+    }
+
+    fn waited(&mut self) {
+        self.shared.wake_up.awake();
+    }
+}
+
+impl Drop for Pool {
+    /// Ends the threads. Nothing is queued or running by now.
+    fn drop(&mut self) {
+        if self.generation != fork::generation() {
+            // A forked child has none of the threads, and must not ask for their lock.
+            std::mem::forget(self.shared.clone());
+            return;
+        }
+        let mut state = lock(&self.shared.state);
+        state.ending = true;
+        let handles = std::mem::take(&mut state.handles);
+        state.idle.drain(..).for_each(|thread| thread.unpark());
+        drop(state);
+        for thread in handles {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Calls threads for what is queued, as many as can run, if not enough are running.
+    fn call_threads<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        while state.running < state.queue.len().div_ceil(BACKLOG).min(self.runners) {
+            if let Some(thread) = state.idle.pop() {
+                state.running += 1;
+                state.system_calls += 1;
+                thread.unpark();
+                continue;
+            }
+            if state.threads >= state.limit {
+                break;
+            }
+            state.running += 1;
+            state.threads += 1;
+            drop(state);
+            let shared = self.clone();
+            let spawned = spawn("ioe-pool".into(), move || shared.work());
+            state = lock(&self.state);
+            match spawned {
+                Ok(handle) => state.handles.push(handle),
+                Err(error) => {
+                    state.running -= 1;
+                    state.threads -= 1;
+                    // Not asked again before some thread has nothing to do.
+                    state.limit = state.threads.max(1);
+                    let threads = state.threads;
+                    drop(state);
+                    log(Level::Warn, || {
+                        format!(
+                            "pool: no more than {threads} threads: raise RLIMIT_NPROC (ulimit -u) \
+                             or the cgroup's pids.max ({error})"
+                        )
+                    });
+                    return lock(&self.state);
+                }
+            }
+        }
+        state
+    }
+
+    /// The life of a thread.
+    fn work(self: Arc<Self>) {
+        let mut state = lock(&self.state);
+        loop {
+            let Some(job) = state.queue.pop_front() else {
+                match self.rest(state) {
+                    Some(called) => state = called,
+                    None => return,
+                }
+                continue;
+            };
+            drop(state);
+            let (result, calls, waited) = self.run(&job.op);
+            state = lock(&self.state);
+            state.running += usize::from(waited);
+            state.system_calls += calls;
+            state.done.push(Done { slot: job.slot, result });
+            if let Some(fd) = state.notify.filter(|_| state.done.len() == 1) {
+                // Before anybody can take what is done: a late word would be a false one.
+                write_eventfd(fd);
+                state.system_calls += 1;
+            }
+            if state.done.len() >= state.wanted {
+                state.wanted = usize::MAX;
+                drop(state);
+                self.wake_up.wake();
+                state = lock(&self.state);
+            }
+        }
+    }
+
+    /// Does one operation. Also says how many system calls that took, and whether the thread
+    /// stepped aside for it.
+    fn run(self: &Arc<Self>, op: &Op) -> (i64, u64, bool) {
+        let mut calls = 1;
+        if op.action == IOAction::Read {
+            calls += 1;
+            if !direct::is_direct(op.fd) {
+                if let Some(read) = direct::read_at_once(op) {
+                    return (read, calls, false);
+                }
+                calls += 1;
+            }
+        }
+        let mut state = lock(&self.state);
+        state.running -= 1;
+        drop(self.call_threads(state));
+        (direct::perform(op), calls, true)
+    }
+
+    /// Waits for a call; `None` where the thread has to end.
+    fn rest<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Option<MutexGuard<'a, State>> {
+        let me = std::thread::current();
+        let since = Instant::now();
+        state.running -= 1;
+        state.limit = self.most;
+        state.idle.push(me.clone());
+        loop {
+            if state.ending {
+                return None;
+            }
+            // Who calls a thread takes it off the list, and counts it as running.
+            let place = state.idle.iter().position(|thread| thread.id() == me.id());
+            let Some(place) = place else { return Some(state) };
+            let left = IDLE_TIME.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                state.idle.remove(place);
+                state.threads -= 1;
+                // Nobody waits for it any more.
+                state.handles.retain(|handle| handle.thread().id() != me.id());
+                return None;
+            }
+            drop(state);
+            std::thread::park_timeout(left);
+            state = lock(&self.state);
+        }
+    }
+}
+
+/// Does all that is queued on the reactor's own thread: there is no other.
+fn work_here<'a>(shared: &'a Shared, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    while let Some(job) = state.queue.pop_front() {
+        drop(state);
+        let result = direct::perform(&job.op);
+        state = lock(&shared.state);
+        state.system_calls += 1;
+        state.done.push(Done { slot: job.slot, result });
+    }
+    state
+}

@@ -1,0 +1,89 @@
+//! The wake-up of a reactor that sleeps, and the eventfd(2) that it and others are made of.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{fence, AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+use crate::fork;
+
+/// An eventfd(2) that ends the reactor's wait. Written only while the reactor sleeps.
+pub(crate) struct WakeUp {
+    /// Not closed in a forked child by itself: there the context closes what it knows of.
+    fd: ManuallyDrop<OwnedFd>,
+    generation: fork::Generation,
+    sleeping: AtomicBool,
+    writes: AtomicU64,
+}
+
+impl WakeUp {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(WakeUp {
+            fd: ManuallyDrop::new(new_eventfd()?),
+            generation: fork::generation(),
+            sleeping: AtomicBool::new(false),
+            writes: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// Announces a sleep. Whoever brings work after this calls [`WakeUp::wake`] and is heard; what
+    /// was brought before is there to be found. The fences make one of the two true.
+    pub(crate) fn prepare_sleep(&self) {
+        self.sleeping.store(true, SeqCst);
+        fence(SeqCst);
+    }
+
+    /// The sleep is over: from here on a wake-up costs no system call.
+    pub(crate) fn awake(&self) {
+        self.sleeping.store(false, SeqCst);
+    }
+
+    /// Ends the reactor's sleep, if it sleeps. Called after the work was put in its place.
+    pub(crate) fn wake(&self) {
+        fence(SeqCst);
+        if self.sleeping.load(SeqCst) && self.sleeping.swap(false, SeqCst) {
+            self.writes.fetch_add(1, Relaxed);
+            write_eventfd(self.fd.as_raw_fd());
+        }
+    }
+
+    /// System calls made to wake the reactor.
+    pub(crate) fn writes(&self) -> u64 {
+        self.writes.load(Relaxed)
+    }
+}
+
+impl Drop for WakeUp {
+    fn drop(&mut self) {
+        if self.generation == fork::generation() {
+            // SAFETY: the last use.
+            unsafe { ManuallyDrop::drop(&mut self.fd) }
+        }
+    }
+}
+
+pub(crate) fn new_eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; a descriptor that is not negative is fresh and ours.
+    unsafe {
+        match libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+pub(crate) fn write_eventfd(fd: RawFd) {
+    let one = 1u64;
+    // SAFETY: eight readable bytes. It fails only where the counter is full: readable anyway.
+    unsafe { libc::write(fd, (&raw const one).cast(), 8) };
+}
+
+pub(crate) fn clear_eventfd(fd: RawFd) {
+    let mut count = 0u64;
+    // SAFETY: eight writable bytes. It fails only where there is nothing to clear.
+    unsafe { libc::read(fd, (&raw mut count).cast(), 8) };
+}
