@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
@@ -21,6 +22,10 @@ use crate::wake::WakeUp;
 pub const MIN_DEPTH: u32 = 16;
 
 pub(crate) const PROBE_DEPTH: u32 = 2;
+
+/// How often a probe offers an operation again, after a pause, to a kernel that took nothing for now.
+const MAX_REFUSALS: u32 = 100;
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 
 /// The order in which AUTO tries.
 const ORDER: [Driver; 3] = [Driver::Uring, Driver::Aio, Driver::Pool];
@@ -242,10 +247,17 @@ fn try_out(mut interface: impl Interface) -> io::Result<()> {
             return Err(io::Error::from_raw_os_error(libc::ENOSYS));
         }
         let mut done = Vec::new();
+        let mut refusals = 0;
         while done.is_empty() {
-            let entered = interface.enter(true, Wait::For(1, None), &mut done);
-            if let Entered::Refused(errno) | Entered::Broken(errno) = entered {
-                return Err(io::Error::from_raw_os_error(errno));
+            match interface.enter(true, Wait::For(1, None), &mut done) {
+                Entered::Refused(_) if refusals < MAX_REFUSALS => {
+                    refusals += 1;
+                    std::thread::sleep(REFUSED_PAUSE);
+                }
+                Entered::Refused(errno) | Entered::Broken(errno) => {
+                    return Err(io::Error::from_raw_os_error(errno));
+                }
+                Entered::Fine | Entered::Interrupted => {}
             }
         }
         if done[0].result != len as i64 {
