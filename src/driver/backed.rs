@@ -60,6 +60,10 @@ impl<K: Interface, P: Behind> Backed<K, P> {
             Wait::For(_, time) if done.len() == before => time,
             _ => return self.enter_kernel(submit, Wait::No, done),
         };
+        // With nothing in the kernel, what it refused before is offered again: no completion of its
+        // own would end the wait, and the wake-up may be among what is queued.
+        let idle = self.kernel.as_ref().is_none_or(|kernel| kernel.queued() == self.in_kernel);
+        let submit = submit || idle;
         if self.kernel.as_ref().is_some_and(K::must_poll) {
             // A ring without announcements cannot be slept in.
             return match self.in_kernel {

@@ -31,6 +31,11 @@ const IDLE_TIME: Duration = Duration::from_secs(5);
 /// processor for it.
 const BACKLOG: usize = 32;
 
+/// Bytes done, with at least a page for each operation, that are worth waking the reactor for while
+/// the same thread has more to do: for one page alone, waking costs more than reading.
+const BATCH: u64 = 64 << 10;
+const PAGE: u64 = 4096;
+
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     staged: Vec<Job>,
@@ -60,6 +65,8 @@ struct Shared {
 struct State {
     queue: VecDeque<Job>,
     done: Vec<Done>,
+    /// Of `done`, as `BATCH` counts them.
+    done_bytes: u64,
     /// Completions that end the reactor's wait.
     wanted: usize,
     notify: Option<RawFd>,
@@ -104,6 +111,7 @@ impl Pool {
         }
         let before = done.len();
         done.append(&mut state.done);
+        state.done_bytes = 0;
         state.wanted = usize::MAX;
         self.system_calls = state.system_calls;
         drop(state);
@@ -270,24 +278,36 @@ impl Shared {
                 }
                 continue;
             };
+            if job.op.len >= BATCH {
+                state = self.wake_reactor(state);
+            }
             drop(state);
             let (result, calls, waited) = self.run(&job.op);
             state = lock(&self.state);
             state.running += usize::from(waited);
             state.system_calls += calls;
             state.done.push(Done { slot: job.slot, result });
+            state.done_bytes += job.op.len.max(PAGE);
             if let Some(fd) = state.notify.filter(|_| state.done.len() == 1) {
                 // Before anybody can take what is done: a late word would be a false one.
                 write_eventfd(fd);
                 state.system_calls += 1;
             }
-            if state.done.len() >= state.wanted {
-                state.wanted = usize::MAX;
-                drop(state);
-                self.wake_up.wake();
-                state = lock(&self.state);
+            if state.queue.is_empty() || state.done_bytes >= BATCH {
+                state = self.wake_reactor(state);
             }
         }
+    }
+
+    /// Ends the reactor's wait, if it waits for no more than what is done.
+    fn wake_reactor<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        if state.done.is_empty() || state.done.len() < state.wanted {
+            return state;
+        }
+        state.wanted = usize::MAX;
+        drop(state);
+        self.wake_up.wake();
+        lock(&self.state)
     }
 
     /// Does one operation. Also says how many system calls that took, and whether the thread
@@ -305,6 +325,7 @@ impl Shared {
         }
         let mut state = lock(&self.state);
         state.running -= 1;
+        state = self.wake_reactor(state);
         drop(self.call_threads(state));
         (direct::perform(op), calls, true)
     }
