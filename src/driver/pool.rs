@@ -88,11 +88,16 @@ impl Pool {
     pub(crate) fn new(depth: u32, wake_up: Arc<WakeUp>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
         let most = depth.min(MAX_THREADS) as usize;
-        let state = Mutex::new(State { limit: most, ..State::default() });
+        let state = Mutex::new(State {
+            queue: VecDeque::with_capacity(depth as usize),
+            done: Vec::with_capacity(depth as usize),
+            limit: most,
+            ..State::default()
+        });
         let runners = (processors - 1).max(1);
         Pool {
             shared: Arc::new(Shared { state, wake_up, runners, most }),
-            staged: Vec::new(),
+            staged: Vec::with_capacity(depth as usize),
             pending: 0,
             system_calls: 0,
             generation: fork::generation(),
