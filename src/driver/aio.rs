@@ -10,9 +10,10 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Release};
 use std::time::Duration;
 
-use super::choice::forbidden;
 use super::direct::{is_direct, last_errno};
-use super::{Done, Driver, Entered, Interface, Prep, Refusal, Wait, NOT_TAKEN};
+use super::{
+    forbidden, timespec, Done, Driver, Entered, Interface, Prep, Refusal, Wait, NOT_TAKEN,
+};
 use crate::fork;
 use crate::tasks::{IOAction, Memory, Op};
 use crate::wake::clear_eventfd;
@@ -183,10 +184,7 @@ impl Calls for Kernel {
         time: Option<Duration>,
         events: &mut Vec<IoEvent>,
     ) -> Result<(), i32> {
-        let time = time.map(|time| libc::timespec {
-            tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-            tv_nsec: time.subsec_nanos().into(),
-        });
+        let time = time.map(timespec);
         let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let room = events.spare_capacity_mut();
         let (at, max) = (room.as_mut_ptr(), room.len());
@@ -259,8 +257,8 @@ impl Aio<Kernel> {
     }
 
     /// One that tries every file, for a probe.
-    pub(crate) fn for_probe(wake: RawFd) -> Result<Self, Refusal> {
-        let mut aio = Self::new(super::choice::PROBE_DEPTH, wake)?;
+    pub(crate) fn for_probe(depth: u32, wake: RawFd) -> Result<Self, Refusal> {
+        let mut aio = Self::new(depth, wake)?;
         aio.takes_all = true;
         Ok(aio)
     }

@@ -21,7 +21,7 @@ use crate::wake::WakeUp;
 /// half of that, down to here. Below, another driver serves better.
 pub const MIN_DEPTH: u32 = 16;
 
-pub(crate) const PROBE_DEPTH: u32 = 2;
+const PROBE_DEPTH: u32 = 2;
 
 /// How often a probe offers an operation again, after a pause, to a kernel that took nothing for now.
 const MAX_REFUSALS: u32 = 100;
@@ -79,11 +79,6 @@ impl Passed {
         }
         self.reason.push_str(what);
     }
-}
-
-/// Whether a system call answers so where a filter or a switch keeps it from the process.
-pub(crate) fn forbidden(errno: i32) -> bool {
-    matches!(errno, libc::EPERM | libc::ENOSYS | libc::EACCES)
 }
 
 /// Whether the next attempt may end otherwise: a limit is used up at the moment.
@@ -215,7 +210,7 @@ fn probe_one(driver: Driver) -> Result<(), Refusal> {
     let wake = wake_up.descriptor();
     let outcome = match driver {
         Driver::Auto | Driver::Pool => try_out(Pool::new(PROBE_DEPTH, wake_up)),
-        Driver::Aio => try_out(Aio::for_probe(wake)?),
+        Driver::Aio => try_out(Aio::for_probe(PROBE_DEPTH, wake)?),
         Driver::Uring => {
             let options = Options { depth: PROBE_DEPTH, sqpoll: false, iopoll: false, wake };
             try_out(Uring::new(options)?)

@@ -146,6 +146,19 @@ impl Refusal {
     }
 }
 
+/// Whether a system call answers so where a filter or a switch keeps it from the process.
+fn forbidden(errno: i32) -> bool {
+    matches!(errno, libc::EPERM | libc::ENOSYS | libc::EACCES)
+}
+
+/// A time as the kernel takes it.
+fn timespec(time: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    }
+}
+
 impl From<Refusal> for io::Error {
     fn from(refusal: Refusal) -> Self {
         log(Level::Error, || refusal.advice.clone());

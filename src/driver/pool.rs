@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::backed::Behind;
 use super::direct;
-use super::{Done, Entered, Interface, Prep, Wait};
+use super::{timespec, Done, Entered, Interface, Prep, Wait};
 use crate::fork;
 use crate::gate::lock;
 use crate::log::{log, Level};
@@ -138,10 +138,7 @@ impl Pool {
     fn sleep(&mut self, time: Option<Duration>) -> bool {
         let fd = self.shared.wake_up.descriptor();
         let mut watched = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let time = time.map(|time| libc::timespec {
-            tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-            tv_nsec: time.subsec_nanos().into(),
-        });
+        let time = time.map(timespec);
         let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: one pollfd, a time or none; both live for the call.
         let ready = unsafe { libc::ppoll(&mut watched, 1, time, std::ptr::null()) };

@@ -8,9 +8,8 @@ use std::time::Duration;
 use io_uring::{opcode, squeue, types, IoUring, Probe};
 use once_cell::sync::OnceCell;
 
-use super::choice::forbidden;
 use super::direct::is_direct;
-use super::{Done, Driver, Entered, Interface, Prep, Refusal, Wait, NOT_TAKEN};
+use super::{forbidden, Done, Driver, Entered, Interface, Prep, Refusal, Wait, NOT_TAKEN};
 use crate::log::{log, Level};
 use crate::tasks::{IOAction, Memory, Op};
 use crate::wake::clear_eventfd;
