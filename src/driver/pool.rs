@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use once_cell::sync::OnceCell;
+
 use super::backed::Behind;
 use super::direct;
 use super::{timespec, Done, Entered, Interface, Prep, Wait};
@@ -56,7 +58,7 @@ unsafe impl Send for Job {}
 struct Shared {
     state: Mutex<State>,
     wake_up: Arc<WakeUp>,
-    /// Running threads that the machine has processors for, beside the reactor's.
+    /// Running threads that the machine has processors for. The reactor mostly sleeps.
     runners: usize,
     most: usize,
 }
@@ -86,7 +88,6 @@ impl Pool {
     /// A pool without threads: they come when there is work. `wake_up` ends the wait of whoever
     /// waits for completions.
     pub(crate) fn new(depth: u32, wake_up: Arc<WakeUp>) -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
         let most = depth.min(MAX_THREADS) as usize;
         let state = Mutex::new(State {
             queue: VecDeque::with_capacity(depth as usize),
@@ -94,9 +95,8 @@ impl Pool {
             limit: most,
             ..State::default()
         });
-        let runners = (processors - 1).max(1);
         Pool {
-            shared: Arc::new(Shared { state, wake_up, runners, most }),
+            shared: Arc::new(Shared { state, wake_up, runners: processors(), most }),
             staged: Vec::with_capacity(depth as usize),
             pending: 0,
             system_calls: 0,
@@ -359,6 +359,12 @@ impl Shared {
             state = lock(&self.state);
         }
     }
+}
+
+/// Asked once: it reads the files of the cgroup.
+fn processors() -> usize {
+    static COUNT: OnceCell<usize> = OnceCell::new();
+    *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, |count| count.get()))
 }
 
 /// Does all that is queued on the reactor's own thread: there is no other.
