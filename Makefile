@@ -32,7 +32,8 @@ PROVE := IOE_TEST_DISK=$(IOE_TEST_DISK) EXAMPLES=target/examples prove --exec 't
 SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '*.rs')
 
 .PHONY: all lib examples run check check-rust check-headers check-c check-asan lint bench sim \
-        header install uninstall clean help tools-c tools-bench
+        header install uninstall clean help tools-c tools-bench \
+        $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
 all: lib examples ## the library, its header, the examples
 
 help: ## this list
@@ -81,15 +82,31 @@ header: ## refresh include/io_engine.h
 check-headers: $(SHARED) tools-c ## the header alone, in every language it promises
 	prove c_tests/header.sh c_tests/exports.sh c_tests/error_table.sh
 
-check-c: $(C_TESTS) $(EXAMPLES) target/bench/allocs tools-c ## the C and C++ tests, and the examples
-	$(PROVE) $(C_TESTS) target/bench/allocs
-	EXAMPLES=target/examples prove --exec 'timeout --kill-after=5 $(TIME_LIMIT) bash' examples_c/check.sh
+# Programs about one driver, or about the choice, say themselves which drivers they need; all others
+# run on each of the three, on the second and third with shorter counts.
+ONE_RUN := choice lacking broken enter_faults pool aio
+SCALE_uring := 1
+SCALE_aio   := 10
+SCALE_pool  := 10
+DRIVERS := uring aio pool
+# $(call each_driver,DIRECTORY), $(call one_run,DIRECTORY)
+one_run     = $(filter $(ONE_RUN:%=$(1)/t_%),$(C_TESTS:target/c_tests/%=$(1)/%))
+each_driver = $(filter-out $(call one_run,$(1)),$(C_TESTS:target/c_tests/%=$(1)/%))
 
-target/c_tests/%: c_tests/%.c c_tests/common.h $(HEADER) $(SHARED) | tools-c
+check-c: $(DRIVERS:%=check-c-%) check-c-choice ## the C and C++ tests and the examples, on every driver
+
+$(DRIVERS:%=check-c-%): check-c-%: $(C_TESTS) $(EXAMPLES) target/bench/allocs tools-c
+	IOE_DRIVER=$* IOE_TEST_SCALE=$(SCALE_$*) \
+	  $(PROVE) $(call each_driver,target/c_tests) target/bench/allocs examples_c/check.sh
+
+check-c-choice: $(C_TESTS) tools-c
+	$(PROVE) $(call one_run,target/c_tests)
+
+target/c_tests/%: c_tests/%.c $(wildcard c_tests/*.h) $(HEADER) $(SHARED) | tools-c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $(LINK) -lcmocka
 
-target/c_tests/%: c_tests/%.cc c_tests/common.h $(HEADER) $(SHARED) | tools-c
+target/c_tests/%: c_tests/%.cc $(wildcard c_tests/*.h) $(HEADER) $(SHARED) | tools-c
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(LINK) -lcmocka
 
@@ -97,9 +114,14 @@ target/c_tests/%: c_tests/%.cc c_tests/common.h $(HEADER) $(SHARED) | tools-c
 ASAN_BUILD := target/asan/x86_64-unknown-linux-gnu/release
 ASAN_TESTS := $(patsubst target/c_tests/%,target/c_tests_asan/%,$(C_TESTS))
 ASAN_LINK  = -fsanitize=address -L$(ASAN_BUILD) -Wl,-rpath,$(CURDIR)/$(ASAN_BUILD) -lio_engine -lpthread -lcmocka
-check-asan: $(ASAN_TESTS) tools-c ## the C and C++ tests under AddressSanitizer
-	ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 IOE_TEST_SCALE=10 \
-	  $(PROVE) $(ASAN_TESTS)
+ASAN_PROVE = ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 IOE_TEST_SCALE=10 $(PROVE)
+check-asan: $(DRIVERS:%=check-asan-%) check-asan-choice ## the C and C++ tests under AddressSanitizer, on every driver
+
+$(DRIVERS:%=check-asan-%): check-asan-%: $(ASAN_TESTS) tools-c
+	IOE_DRIVER=$* $(ASAN_PROVE) $(call each_driver,target/c_tests_asan)
+
+check-asan-choice: $(ASAN_TESTS) tools-c
+	$(ASAN_PROVE) $(call one_run,target/c_tests_asan)
 
 $(ASAN_BUILD)/libio_engine.so: $(SOURCES)
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) rustc --locked --release --lib \
@@ -108,11 +130,11 @@ $(ASAN_BUILD)/libio_engine.so: $(SOURCES)
 	@ln -sf libio_engine.so $(ASAN_BUILD)/libio_engine.so.$(MAJOR)
 	@touch $@
 
-target/c_tests_asan/%: c_tests/%.c c_tests/common.h $(HEADER) $(ASAN_BUILD)/libio_engine.so | tools-c
+target/c_tests_asan/%: c_tests/%.c $(wildcard c_tests/*.h) $(HEADER) $(ASAN_BUILD)/libio_engine.so | tools-c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $(ASAN_LINK)
 
-target/c_tests_asan/%: c_tests/%.cc c_tests/common.h $(HEADER) $(ASAN_BUILD)/libio_engine.so | tools-c
+target/c_tests_asan/%: c_tests/%.cc $(wildcard c_tests/*.h) $(HEADER) $(ASAN_BUILD)/libio_engine.so | tools-c
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(ASAN_LINK)
 

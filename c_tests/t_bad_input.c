@@ -121,14 +121,19 @@ static void config_of_polled_excludes_shared_workers(void **state)
     assert_int_equal(ioe_workers_free(workers), 0);
 }
 
-static void config_of_an_absent_driver_is_refused(void **state)
+static void config_of_a_rings_flags_needs_a_ring(void **state)
 {
     (void)state;
-    ioe_config cfg = defaults();
-    cfg.driver = IOE_DRIVER_AIO;
-    refused_config(&cfg, -ENOSYS);
-    cfg.driver = IOE_DRIVER_POOL;
-    refused_config(&cfg, -ENOSYS);
+    static const int32_t drivers[] = {IOE_DRIVER_AIO, IOE_DRIVER_POOL};
+    static const uint32_t flags[] = {IOE_SQPOLL, IOE_POLLED | IOE_SQPOLL, IOE_POLLED | IOE_IOPOLL,
+                                     IOE_POLLED | IOE_SQPOLL | IOE_IOPOLL};
+    for (size_t i = 0; i < COUNT_OF(drivers); i++)
+        for (size_t j = 0; j < COUNT_OF(flags); j++) {
+            ioe_config cfg = defaults();
+            cfg.driver = drivers[i];
+            cfg.flags = flags[j];
+            refused_config(&cfg, -EINVAL);
+        }
 }
 
 static void workers_have_bounds(void **state)
@@ -443,7 +448,7 @@ int main(void)
         cmocka_unit_test(config_flags_must_be_known),
         cmocka_unit_test(config_of_iopoll_needs_polled),
         cmocka_unit_test(config_of_polled_excludes_shared_workers),
-        cmocka_unit_test(config_of_an_absent_driver_is_refused),
+        cmocka_unit_test(config_of_a_rings_flags_needs_a_ring),
         cmocka_unit_test(workers_have_bounds),
         cmocka_unit_test(context_of_null_is_refused),
         for_each_delivery(context_calls_check_their_arguments),

@@ -3,7 +3,7 @@
  * something to hand out. No wait here has a time limit: one wake-up lost and the test hangs. Once
  * everything is handed out the descriptor is quiet, without the program ever reading it.
  */
-#include "common.h"
+#include "stuck.h"
 
 #include <poll.h>
 #include <sys/epoll.h>

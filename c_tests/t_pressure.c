@@ -4,7 +4,7 @@
  * thread wants; a slow callback holds back those who submit, and no more than queue_size events
  * wait. The counters add up at the end.
  */
-#include "common.h"
+#include "stuck.h"
 
 #include <sched.h>
 #include <stdatomic.h>
