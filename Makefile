@@ -143,14 +143,16 @@ lint: ## rustfmt and clippy, warnings as errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --release --all-targets -- -D warnings
 
-bench: target/bench/bench ## this engine beside a hand-written ring and pread
+bench: target/bench/bench ## this engine beside what a program would use otherwise
 	target/bench/bench $(BENCH)
 
-target/bench/%: $(wildcard bench/*.c bench/*.h) $(HEADER) $(SHARED) | tools-bench
+target/bench/bench: $(filter-out bench/allocs.c,$(wildcard bench/*.c))
+target/bench/bench: BENCH_LIBS := -luring -luv
+target/bench/allocs: bench/allocs.c bench/engine.c bench/file.c | tools-c
+target/bench/bench: | tools-bench
+target/bench/%: bench/bench.h $(HEADER) $(SHARED)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $(BENCH_$*) $(LINK) -luring
-BENCH_bench := $(filter-out bench/allocs.c,$(wildcard bench/*.c))
-BENCH_allocs := bench/allocs.c bench/engine.c bench/file.c
+	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $(filter bench/%.c,$^) $(LINK) $(BENCH_LIBS)
 
 DEST_LIB := $(DESTDIR)$(LIBDIR)
 DEST_INCLUDE := $(DESTDIR)$(PREFIX)/include
@@ -179,10 +181,10 @@ define need
   echo "$(firstword $(1)) is missing: apt-get install $(2)" >&2; exit 1; }
 endef
 
-# $(call bring,PROGRAMS,HEADER,PACKAGES): installs what a check needs, where that can be done.
+# $(call bring,PROGRAMS,HEADERS,PACKAGES): installs what a check needs, where that can be done.
 define bring
 @{ for program in $(1); do command -v $$program || exit 1; done && \
-   echo '#include <$(2)>' | $(CC) -include stdarg.h -include stddef.h -include stdint.h \
+   printf '#include <%s>\n' $(2) | $(CC) -include stdarg.h -include stddef.h -include stdint.h \
      -include setjmp.h -xc -E -; } >/dev/null 2>&1 || \
   { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(3) >/dev/null; } || \
   { echo "missing: apt-get install $(3)" >&2; exit 1; }
@@ -192,4 +194,4 @@ tools-c:
 	$(call bring,$(CC) $(CXX) prove,cmocka.h,gcc g++ perl libcmocka-dev)
 
 tools-bench:
-	$(call bring,$(CC),liburing.h,gcc liburing-dev)
+	$(call bring,$(CC),liburing.h uv.h,gcc liburing-dev libuv1-dev)

@@ -1,7 +1,8 @@
 /*
  * bench.c: the engine side by side with what a program would use otherwise.
  *
- *     make bench                                      (package: liburing-dev)
+ *     make bench                                      (packages: liburing-dev, libuv1-dev)
+ *     make bench BENCH='--only aio64,aio1'
  *     target/bench/bench --help
  *
  * Each case runs all its sides in turn, round after round, so that whatever else happens on the
@@ -9,6 +10,9 @@
  * same buffers, and looks at every result and at a sample of the data. Compared are medians over
  * the rounds; a ratio is the median of the rounds' ratios. Pinning to processors is left to the
  * caller (taskset): the engine's own threads and the caller's are the system's to place.
+ *
+ * The engine's sides name their driver, so that none is compared that was only fallen back to. A
+ * side that cannot be set up here is left out, and a case whose first side that is; both are said.
  */
 #include "bench.h"
 
@@ -22,6 +26,12 @@
 #include <io_engine.h>
 
 enum { MAX_ROUNDS = 99, MAX_SIDES = 7, MAX_LATENCIES = 1 << 20, EXIT_USAGE = 2 };
+enum { URING = IOE_DRIVER_URING, AIO = IOE_DRIVER_AIO, POOL = IOE_DRIVER_POOL };
+
+struct contender {
+    const struct side *side;
+    int driver; /* the engine's; 0 for its peers */
+};
 
 struct test {
     const char *name;
@@ -29,57 +39,85 @@ struct test {
     bool direct;
     uint32_t block, depth, batch;
     uint32_t latency_every; /* 0: not measured */
-    const struct side *sides[MAX_SIDES + 1]; /* the first is the one compared with */
+    struct contender sides[MAX_SIDES + 1]; /* the table's ratios are to the first */
 };
 
 static const struct test tests[] = {
     {"cached4k", "4 KiB random reads in the page cache, depth 128, batches of 32", false, 4096,
      128, 32, 0,
-     {&peer_uring, &engine_polled, &engine_inline, &engine_producer, &peer_uring_registered,
-      &peer_pread}},
+     {{&peer_uring, 0}, {&engine_polled, URING}, {&engine_inline, URING},
+      {&engine_producer, URING}, {&peer_uring_registered, 0}, {&peer_pread, 0}}},
     {"cached512", "512-byte random reads in the page cache, depth 128, batches of 32", false, 512,
      128, 32, 0,
-     {&peer_uring, &engine_polled, &engine_inline, &engine_producer, &peer_uring_registered,
-      &peer_pread}},
+     {{&peer_uring, 0}, {&engine_polled, URING}, {&engine_inline, URING},
+      {&engine_producer, URING}, {&peer_uring_registered, 0}, {&peer_pread, 0}}},
     {"single", "4 KiB random reads in the page cache, one at a time", false, 4096, 1, 1, 8,
-     {&peer_pread, &engine_wait, &peer_uring, &engine_polled}},
+     {{&peer_pread, 0}, {&engine_wait, URING}, {&peer_uring, 0}, {&engine_polled, URING}}},
     {"direct1", "4 KiB random reads with O_DIRECT, depth 1", true, 4096, 1, 1, 1,
-     {&peer_uring, &engine_polled, &engine_inline, &engine_wait, &peer_uring_registered,
-      &peer_pread}},
+     {{&peer_uring, 0}, {&engine_polled, URING}, {&engine_inline, URING}, {&engine_wait, URING},
+      {&peer_uring_registered, 0}, {&peer_pread, 0}}},
     {"direct64", "4 KiB random reads with O_DIRECT, depth 64, batches of 16", true, 4096, 64, 16,
-     0, {&peer_uring, &engine_polled, &engine_inline, &engine_producer, &peer_uring_registered}},
+     0,
+     {{&peer_uring, 0}, {&engine_polled, URING}, {&engine_inline, URING},
+      {&engine_producer, URING}, {&peer_uring_registered, 0}}},
+    {"aio1", "4 KiB random reads with O_DIRECT, depth 1", true, 4096, 1, 1, 1,
+     {{&peer_aio, 0}, {&engine_polled, AIO}, {&engine_polled, POOL}, {&engine_polled, URING}}},
+    {"aio64", "4 KiB random reads with O_DIRECT, depth 64, batches of 16", true, 4096, 64, 16, 0,
+     {{&peer_aio, 0}, {&engine_polled, AIO}, {&engine_polled, POOL}, {&engine_polled, URING}}},
+    {"pool128", "4 KiB random reads in the page cache, depth 128, batches of 32", false, 4096,
+     128, 32, 0,
+     {{&peer_uv, 0}, {&peer_posix, 0}, {&peer_posix_two, 0}, {&engine_polled, POOL},
+      {&engine_inline, POOL}, {&engine_producer, POOL}, {&engine_polled, AIO}}},
 };
 enum { N_TESTS = sizeof tests / sizeof *tests };
 
 /* What is promised, and to be found again in every run. */
+enum kind { SPEED_AT_LEAST, TIME_AT_MOST, CALLS_AT_MOST, CPU_AT_MOST };
 static const struct promise {
     const char *test;
-    const struct side *side;
-    enum { SPEED_AT_LEAST, TIME_AT_MOST, CALLS_AT_MOST } kind;
+    struct contender side, peer;
+    enum kind kind;
     double limit;
 } promises[] = {
-    {"cached4k", &engine_polled, SPEED_AT_LEAST, 0.95},
-    {"cached4k", &engine_inline, SPEED_AT_LEAST, 0.90},
-    {"cached4k", &engine_producer, SPEED_AT_LEAST, 0.70},
-    {"cached4k", &engine_polled, CALLS_AT_MOST, 1.0 / 16},
-    {"cached4k", &engine_inline, CALLS_AT_MOST, 1.0 / 16},
-    {"cached4k", &engine_producer, CALLS_AT_MOST, 1.0 / 16},
-    {"cached512", &engine_polled, SPEED_AT_LEAST, 0.95},
-    {"cached512", &engine_inline, SPEED_AT_LEAST, 0.90},
-    {"cached512", &engine_producer, SPEED_AT_LEAST, 0.70},
-    {"single", &engine_wait, TIME_AT_MOST, 1.5},
+    {"cached4k", {&engine_polled, URING}, {&peer_uring, 0}, SPEED_AT_LEAST, 0.95},
+    {"cached4k", {&engine_inline, URING}, {&peer_uring, 0}, SPEED_AT_LEAST, 0.90},
+    {"cached4k", {&engine_producer, URING}, {&peer_uring, 0}, SPEED_AT_LEAST, 0.70},
+    {"cached4k", {&engine_polled, URING}, {NULL, 0}, CALLS_AT_MOST, 1.0 / 16},
+    {"cached4k", {&engine_inline, URING}, {NULL, 0}, CALLS_AT_MOST, 1.0 / 16},
+    {"cached4k", {&engine_producer, URING}, {NULL, 0}, CALLS_AT_MOST, 1.0 / 16},
+    {"cached512", {&engine_polled, URING}, {&peer_uring, 0}, SPEED_AT_LEAST, 0.95},
+    {"cached512", {&engine_inline, URING}, {&peer_uring, 0}, SPEED_AT_LEAST, 0.90},
+    {"cached512", {&engine_producer, URING}, {&peer_uring, 0}, SPEED_AT_LEAST, 0.70},
+    {"single", {&engine_wait, URING}, {&peer_pread, 0}, TIME_AT_MOST, 1.5},
+    {"aio1", {&engine_polled, AIO}, {&peer_aio, 0}, SPEED_AT_LEAST, 0.95},
+    {"aio64", {&engine_polled, AIO}, {&peer_aio, 0}, SPEED_AT_LEAST, 0.95},
+    {"aio64", {&engine_polled, POOL}, {&engine_polled, AIO}, SPEED_AT_LEAST, 0.90},
+    {"pool128", {&engine_polled, POOL}, {&peer_uv, 0}, SPEED_AT_LEAST, 1.00},
+    {"pool128", {&engine_polled, POOL}, {&peer_posix, 0}, SPEED_AT_LEAST, 1.00},
+    {"pool128", {&engine_polled, POOL}, {&peer_posix_two, 0}, SPEED_AT_LEAST, 1.00},
 };
 enum { N_PROMISES = sizeof promises / sizeof *promises };
+
+/*
+ * Contexts that wait, with callback threads as a program would have them. Zero is what is
+ * promised: the limit is what one wake-up a second would cost, so that none may be there.
+ */
+static const char idle_name[] = "idle";
+static const int idle_drivers[] = {URING, AIO, POOL};
+enum { N_IDLE = sizeof idle_drivers / sizeof *idle_drivers };
+static const double idle_limit = 5e-6;
 
 struct options {
     unsigned rounds;
     double seconds; /* of one side in one round */
+    double idle_seconds;
     const char *file, *only, *json;
     uint64_t file_mib;
 };
 
 struct outcome {
-    double iops[MAX_ROUNDS], ratio[MAX_ROUNDS], p50_us[MAX_ROUNDS], calls[MAX_ROUNDS];
+    bool ran;
+    double iops[MAX_ROUNDS], p50_us[MAX_ROUNDS], calls[MAX_ROUNDS];
 };
 
 /* ---- statistics ------------------------------------------------------------------------------ */
@@ -112,15 +150,30 @@ static struct spread spread_of(const double *values, unsigned n)
     return (struct spread){middle, sorted[0], sorted[n - 1]};
 }
 
+/* Of the rounds' ratios: what slowed a round down slowed both. */
+static struct spread ratio_of(const struct outcome *side, const struct outcome *peer, unsigned n)
+{
+    double ratios[MAX_ROUNDS];
+
+    for (unsigned i = 0; i < n; i++)
+        ratios[i] = side->iops[i] / peer->iops[i];
+    return spread_of(ratios, n);
+}
+
 /* ---- one side in one round ------------------------------------------------------------------- */
 
+static const char *driver_of(const struct contender *c)
+{
+    return c->driver != 0 ? ioe_driver_name(c->driver) : "";
+}
+
 __attribute__((format(printf, 3, 4), noreturn)) static void
-broken(const struct test *t, const struct side *side, const char *format, ...)
+broken(const struct test *t, const struct contender *c, const char *format, ...)
 {
     va_list args;
 
     va_start(args, format);
-    fprintf(stderr, "bench: %s: %s: ", t->name, side->name);
+    fprintf(stderr, "bench: %s: %s %s: ", t->name, c->side->name, driver_of(c));
     vfprintf(stderr, format, args);
     fputc('\n', stderr);
     va_end(args);
@@ -131,28 +184,40 @@ struct once {
     double seconds, calls, p50_us;
 };
 
-static struct once run_once(const struct test *t, const struct side *side, struct work *work,
+static uint64_t calls_of(const struct side *side, void *self)
+{
+    return side->system_calls ? side->system_calls(self) : 0;
+}
+
+static void *set_up(const struct contender *c, struct work *work)
+{
+    work->driver = c->driver;
+    return c->side->open(work);
+}
+
+static struct once run_once(const struct test *t, const struct contender *c, struct work *work,
                             uint64_t warm_up, uint64_t count)
 {
-    void *self = side->open(work);
+    const struct side *side = c->side;
+    void *self = set_up(c, work);
     struct once once = {0};
 
     if (!self)
-        broken(t, side, "cannot be set up");
+        broken(t, c, "cannot be set up again");
     struct reads *reads = side->reads(self);
     int err = side->run(self, warm_up);
     reads->timed = 0;
-    uint64_t calls = side->system_calls(self);
+    uint64_t calls = calls_of(side, self);
     uint64_t start = now_ns();
     if (err == 0)
         err = side->run(self, count);
     once.seconds = (double)(now_ns() - start) / 1e9;
-    once.calls = (double)(side->system_calls(self) - calls) / (double)count;
+    once.calls = (double)(calls_of(side, self) - calls) / (double)count;
     uint64_t wrong = atomic_load(&reads->wrong);
     if (err < 0)
-        broken(t, side, "stopped: %s", strerror(-err));
+        broken(t, c, "stopped: %s", strerror(-err));
     if (wrong > 0)
-        broken(t, side, "%" PRIu64 " of %" PRIu64 " reads failed or brought wrong data", wrong,
+        broken(t, c, "%" PRIu64 " of %" PRIu64 " reads failed or brought wrong data", wrong,
                warm_up + count);
     if (reads->timed > 0) {
         qsort(work->latencies, reads->timed, sizeof *work->latencies, by_latency);
@@ -169,7 +234,7 @@ static uint64_t calibrate(const struct test *t, struct work *work, double second
     uint64_t count = 1000;
     double took;
 
-    while ((took = run_once(t, t->sides[0], work, t->depth, count).seconds) < enough)
+    while ((took = run_once(t, &t->sides[0], work, t->depth, count).seconds) < enough)
         count *= 2;
     return (uint64_t)((double)count / took * seconds) + 1;
 }
@@ -180,12 +245,29 @@ static unsigned count_sides(const struct test *t)
 {
     unsigned n = 0;
 
-    while (t->sides[n])
+    while (t->sides[n].side)
         n++;
     return n;
 }
 
-static void run_test(const struct test *t, const struct options *o, const struct bench_file *file,
+/* Which sides can be had here: one that cannot has said why. */
+static bool find_sides(const struct test *t, struct work *work, struct outcome *outcomes)
+{
+    for (unsigned i = 0; t->sides[i].side; i++) {
+        void *self = set_up(&t->sides[i], work);
+        outcomes[i].ran = self != NULL;
+        if (self)
+            t->sides[i].side->close(self);
+        else
+            fprintf(stderr, "bench: %s: %s\n", t->name,
+                    i == 0 ? "the case is left out" : "this side is left out");
+        if (!outcomes[0].ran)
+            return false;
+    }
+    return true;
+}
+
+static bool run_test(const struct test *t, const struct options *o, const struct bench_file *file,
                      struct outcome *outcomes)
 {
     unsigned n = count_sides(t);
@@ -209,68 +291,91 @@ static void run_test(const struct test *t, const struct options *o, const struct
     int err = file_cache(file, !t->direct);
     if (err < 0)
         exit(EXIT_FAILURE);
-    uint64_t count = calibrate(t, &work, o->seconds);
-    for (unsigned round = 0; round < o->rounds; round++) {
+    bool runs_here = find_sides(t, &work, outcomes);
+    uint64_t count = runs_here ? calibrate(t, &work, o->seconds) : 0;
+    for (unsigned round = 0; runs_here && round < o->rounds; round++) {
         work.seed = round + 2;
-        struct once runs[MAX_SIDES];
         /* Another side begins each round: none has always the same one before it. */
         for (unsigned k = 0; k < n; k++) {
             unsigned i = (k + round) % n;
-            runs[i] = run_once(t, t->sides[i], &work, count / 10 + t->depth, count);
-        }
-        for (unsigned i = 0; i < n; i++) {
-            outcomes[i].iops[round] = (double)count / runs[i].seconds;
-            outcomes[i].ratio[round] = runs[0].seconds / runs[i].seconds;
-            outcomes[i].calls[round] = runs[i].calls;
-            outcomes[i].p50_us[round] = runs[i].p50_us;
+            if (!outcomes[i].ran)
+                continue;
+            struct once once = run_once(t, &t->sides[i], &work, count / 10 + t->depth, count);
+            outcomes[i].iops[round] = (double)count / once.seconds;
+            outcomes[i].calls[round] = once.calls;
+            outcomes[i].p50_us[round] = once.p50_us;
         }
     }
     free(work.buffers);
     free(work.latencies);
+    return runs_here;
 }
 
 static void print_table(const struct test *t, const struct options *o,
                         const struct outcome *outcomes)
 {
     printf("\n%s: %s\n", t->name, t->what);
-    printf("  %-12s %10s %22s %7s %9s %9s\n", "side", "reads/s", "min..max", "ratio", "calls/op",
-           t->latency_every ? "p50 us" : "");
-    for (unsigned i = 0; t->sides[i]; i++) {
+    printf("  %-12s %-6s %10s %22s %7s %9s %9s\n", "side", "driver", "reads/s", "min..max",
+           "ratio", "calls/op", t->latency_every ? "p50 us" : "");
+    for (unsigned i = 0; t->sides[i].side; i++) {
+        const struct contender *c = &t->sides[i];
+        if (!outcomes[i].ran)
+            continue;
         struct spread iops = spread_of(outcomes[i].iops, o->rounds);
-        printf("  %-12s %10.0f %10.0f..%-10.0f %7.3f %9.4f", t->sides[i]->name, iops.median,
-               iops.min, iops.max, spread_of(outcomes[i].ratio, o->rounds).median,
-               spread_of(outcomes[i].calls, o->rounds).median);
+        printf("  %-12s %-6s %10.0f %10.0f..%-10.0f %7.3f", c->side->name, driver_of(c),
+               iops.median, iops.min, iops.max,
+               ratio_of(&outcomes[i], &outcomes[0], o->rounds).median);
+        if (c->side->system_calls)
+            printf(" %9.4f", spread_of(outcomes[i].calls, o->rounds).median);
+        else
+            printf(" %9s", "?");
         if (t->latency_every)
             printf(" %9.2f", spread_of(outcomes[i].p50_us, o->rounds).median);
         putchar('\n');
     }
 }
 
-static double measure(const struct promise *p, const struct outcome *outcome, unsigned rounds)
-{
-    switch (p->kind) {
-    case SPEED_AT_LEAST: return spread_of(outcome->ratio, rounds).median;
-    case TIME_AT_MOST: return 1 / spread_of(outcome->ratio, rounds).median;
-    case CALLS_AT_MOST: return spread_of(outcome->calls, rounds).median;
-    }
-    return 0;
-}
-
 /* ---- the report ------------------------------------------------------------------------------ */
 
-static bool wanted(const struct test *t, const struct options *o)
+/* Whether a name is in the list of --only: names with commas between them. */
+static bool wanted(const char *name, const struct options *o)
 {
-    return !o->only || strcmp(o->only, t->name) == 0;
+    size_t len = strlen(name);
+
+    for (const char *at = o->only; at; at = strchr(at, ','), at += at != NULL)
+        if (strncmp(at, name, len) == 0 && (at[len] == ',' || at[len] == '\0'))
+            return true;
+    return !o->only;
 }
 
 struct verdict {
-    const struct promise *promise;
-    const struct side *peer;
-    double value;
+    const char *test;
+    struct contender side, peer;
+    enum kind kind;
+    double limit, value;
     bool kept;
 };
 
-/* The promises about the cases that ran. */
+static struct verdict verdict_of(const struct promise *p, double value)
+{
+    bool kept = p->kind == SPEED_AT_LEAST ? value >= p->limit : value <= p->limit;
+
+    return (struct verdict){p->test, p->side, p->peer, p->kind, p->limit, value, kept};
+}
+
+/* What a contender did in a case; NULL where it did not run. */
+static const struct outcome *outcome_of(const struct contender *wish, unsigned test,
+                                        struct outcome (*outcomes)[MAX_SIDES])
+{
+    for (unsigned i = 0; tests[test].sides[i].side; i++) {
+        const struct contender *c = &tests[test].sides[i];
+        if (c->side == wish->side && c->driver == wish->driver && outcomes[test][i].ran)
+            return &outcomes[test][i];
+    }
+    return NULL;
+}
+
+/* The promises about the cases and sides that ran. */
 static size_t judge(const struct options *o, struct outcome (*outcomes)[MAX_SIDES],
                     struct verdict *verdicts)
 {
@@ -278,68 +383,78 @@ static size_t judge(const struct options *o, struct outcome (*outcomes)[MAX_SIDE
 
     for (size_t k = 0; k < N_PROMISES; k++) {
         const struct promise *p = &promises[k];
-        for (unsigned t = 0; t < N_TESTS; t++) {
-            if (strcmp(tests[t].name, p->test) != 0 || !wanted(&tests[t], o))
-                continue;
-            for (unsigned i = 0; tests[t].sides[i]; i++) {
-                if (tests[t].sides[i] != p->side)
-                    continue;
-                double value = measure(p, &outcomes[t][i], o->rounds);
-                bool kept = p->kind == SPEED_AT_LEAST ? value >= p->limit : value <= p->limit;
-                verdicts[n++] = (struct verdict){p, tests[t].sides[0], value, kept};
-            }
-        }
+        unsigned t = 0;
+        while (strcmp(tests[t].name, p->test) != 0)
+            t++;
+        const struct outcome *side = outcome_of(&p->side, t, outcomes);
+        const struct outcome *peer = outcome_of(&p->peer, t, outcomes);
+        if (!side || (p->peer.side && !peer))
+            continue;
+        double value = p->kind == CALLS_AT_MOST ? spread_of(side->calls, o->rounds).median
+                                                : ratio_of(side, peer, o->rounds).median;
+        verdicts[n++] = verdict_of(p, p->kind == TIME_AT_MOST ? 1 / value : value);
     }
     return n;
 }
 
 static void print_verdict(const struct verdict *v)
 {
-    const struct promise *p = v->promise;
+    const struct contender *p = &v->peer;
 
-    printf("%s  %-9s %-11s ", v->kept ? "PASS" : "MISS", p->test, p->side->name);
-    switch (p->kind) {
+    printf("%s  %-9s %-11s %-6s ", v->kept ? "PASS" : "MISS", v->test,
+           v->side.side ? v->side.side->name : "threaded", driver_of(&v->side));
+    switch (v->kind) {
     case SPEED_AT_LEAST:
-        printf("%.3f of the speed of %s (at least %.2f)\n", v->value, v->peer->name, p->limit);
+        printf("%.3f of the speed of %s%s%s (at least %.2f)\n", v->value, p->side->name,
+               p->driver != 0 ? " on " : "", driver_of(p), v->limit);
         break;
     case TIME_AT_MOST:
-        printf("%.3f times the time of %s (at most %.2f)\n", v->value, v->peer->name, p->limit);
+        printf("%.3f times the time of %s (at most %.2f)\n", v->value, p->side->name, v->limit);
         break;
     case CALLS_AT_MOST:
-        printf("%.4f system calls per operation (at most %.4f)\n", v->value, p->limit);
+        printf("%.4f system calls per operation (at most %.4f)\n", v->value, v->limit);
+        break;
+    case CPU_AT_MOST:
+        printf("%.6f of a processor (at most %.6f)\n", v->value, v->limit);
         break;
     }
 }
 
 static void json_verdict(FILE *to, const struct verdict *v)
 {
-    static const char *const kinds[] = {"speed_at_least", "time_at_most", "calls_at_most"};
-    const struct promise *p = v->promise;
+    static const char *const kinds[] = {"speed_at_least", "time_at_most", "calls_at_most",
+                                        "cpu_at_most"};
 
-    fprintf(to,
-            "{\"case\": \"%s\", \"side\": \"%s\", \"peer\": \"%s\", \"kind\": \"%s\", "
-            "\"limit\": %.4f, \"value\": %.4f, \"pass\": %s}",
-            p->test, p->side->name, v->peer->name, kinds[p->kind], p->limit, v->value,
-            v->kept ? "true" : "false");
+    fprintf(to, "{\"case\": \"%s\", \"side\": \"%s\", \"driver\": \"%s\", ", v->test,
+            v->side.side ? v->side.side->name : "threaded", driver_of(&v->side));
+    if (v->peer.side)
+        fprintf(to, "\"peer\": \"%s\", \"peer_driver\": \"%s\", ", v->peer.side->name,
+                driver_of(&v->peer));
+    fprintf(to, "\"kind\": \"%s\", \"limit\": %.6f, \"value\": %.6f, \"pass\": %s}",
+            kinds[v->kind], v->limit, v->value, v->kept ? "true" : "false");
 }
 
-static void json_spread(FILE *to, const char *name, const double *values, unsigned n)
+static void json_spread(FILE *to, const char *name, struct spread s)
 {
-    struct spread s = spread_of(values, n);
-
     fprintf(to, ", \"%s\": {\"median\": %.4f, \"min\": %.4f, \"max\": %.4f}", name, s.median,
             s.min, s.max);
 }
 
-static void json_result(FILE *to, const struct test *t, unsigned side, const struct outcome *r,
-                        unsigned rounds)
+static void json_result(FILE *to, const struct test *t, unsigned side,
+                        const struct outcome *outcomes, unsigned rounds)
 {
-    fprintf(to, "{\"case\": \"%s\", \"side\": \"%s\"", t->name, t->sides[side]->name);
-    json_spread(to, "reads_per_second", r->iops, rounds);
-    json_spread(to, "ratio", r->ratio, rounds);
-    json_spread(to, "calls_per_operation", r->calls, rounds);
+    const struct contender *c = &t->sides[side];
+    const struct outcome *r = &outcomes[side];
+    struct spread ratio = ratio_of(r, &outcomes[0], rounds);
+
+    fprintf(to, "{\"case\": \"%s\", \"side\": \"%s\", \"driver\": \"%s\"", t->name,
+            c->side->name, driver_of(c));
+    json_spread(to, "reads_per_second", spread_of(r->iops, rounds));
+    json_spread(to, "ratio", ratio);
+    if (c->side->system_calls)
+        json_spread(to, "calls_per_operation", spread_of(r->calls, rounds));
     if (t->latency_every)
-        json_spread(to, "p50_us", r->p50_us, rounds);
+        json_spread(to, "p50_us", spread_of(r->p50_us, rounds));
     fputc('}', to);
 }
 
@@ -357,9 +472,11 @@ static int write_json(const struct options *o, struct outcome (*outcomes)[MAX_SI
             o->rounds, o->seconds);
     fprintf(to, " \"results\": [");
     for (unsigned t = 0; t < N_TESTS; t++) {
-        for (unsigned i = 0; wanted(&tests[t], o) && tests[t].sides[i]; i++) {
+        for (unsigned i = 0; tests[t].sides[i].side; i++) {
+            if (!outcomes[t][i].ran)
+                continue;
             fprintf(to, "%s\n  ", separator);
-            json_result(to, &tests[t], i, &outcomes[t][i], o->rounds);
+            json_result(to, &tests[t], i, outcomes[t], o->rounds);
             separator = ",";
         }
     }
@@ -372,22 +489,61 @@ static int write_json(const struct options *o, struct outcome (*outcomes)[MAX_SI
     return fclose(to);
 }
 
+/* For the impatient: how long all of it takes, about. */
+static double seconds_of(const struct options *o)
+{
+    const double warm_up = 1.1, file = 1; /* and for the file, in each case */
+    double sum = wanted(idle_name, o) ? N_IDLE * o->idle_seconds : 0;
+
+    for (unsigned t = 0; t < N_TESTS; t++)
+        if (wanted(tests[t].name, o))
+            sum += file + o->rounds * o->seconds * warm_up * count_sides(&tests[t]);
+    return sum;
+}
+
 static void print_heading(const struct options *o)
 {
     struct utsname u;
 
     uname(&u);
     printf("io_engine %s, Linux %s, %ld processors; %u rounds of %.2f s a side; "
-           "file of %" PRIu64 " MiB\n",
+           "file of %" PRIu64 " MiB; about %.0f s\n",
            ioe_version(), u.release, sysconf(_SC_NPROCESSORS_ONLN), o->rounds, o->seconds,
-           o->file_mib);
+           o->file_mib, seconds_of(o));
     printf("sides:\n");
-    static const struct side *const all[] = {&peer_uring,      &engine_polled,
-                                             &engine_inline,   &engine_producer,
-                                             &engine_wait,     &peer_uring_registered,
-                                             &peer_pread};
+    static const struct side *const all[] = {
+        &peer_uring, &engine_polled, &engine_inline, &engine_producer, &engine_wait,
+        &peer_uring_registered, &peer_pread, &peer_aio, &peer_posix, &peer_posix_two, &peer_uv};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         printf("  %-12s %s\n", all[i]->name, all[i]->what);
+}
+
+/* ---- idle contexts --------------------------------------------------------------------------- */
+
+/* The verdicts on the drivers that work here; returns how many. */
+static size_t run_idle(const struct options *o, const struct bench_file *file,
+                       struct verdict *verdicts)
+{
+    size_t n = 0;
+
+    printf("\n%s: %d contexts that were used and now wait, %.1f s\n", idle_name,
+           (int)IDLE_CONTEXTS, o->idle_seconds);
+    printf("  %-12s %-6s %12s %12s\n", "side", "driver", "processors", "wake-ups/s");
+    for (size_t i = 0; i < N_IDLE; i++) {
+        struct promise promise = {idle_name, {NULL, idle_drivers[i]}, {NULL, 0}, CPU_AT_MOST,
+                                  idle_limit};
+        struct idle idle;
+        int err = idle_measure(&idle, idle_drivers[i], file, o->idle_seconds);
+        if (err < 0) {
+            fprintf(stderr, "bench: %s: %s is left out: %s\n", idle_name,
+                    ioe_driver_name(idle_drivers[i]), ioe_strerror(err));
+            continue;
+        }
+        printf("  %-12s %-6s %12.6f %12.1f\n", "threaded", ioe_driver_name(idle_drivers[i]),
+               idle.processors, idle.wake_ups);
+        verdicts[n++] = verdict_of(&promise, idle.processors);
+    }
+    return n;
 }
 
 /* -- command line ----------------------------------------------------------------------------- */
@@ -397,11 +553,11 @@ static void usage(FILE *to)
     fprintf(to,
             "usage: bench [options]\n"
             "\n"
-            "  --rounds N       how often each side runs (default 7, at most %d)\n"
-            "  --seconds S      how long, about, each time (default 0.5)\n"
+            "  --rounds N       how often each side runs (default 9, at most %d)\n"
+            "  --seconds S      how long, about, each time (default 0.25)\n"
             "  --quick          3 rounds of 0.1 s: a look, not a measurement\n"
-            "  --only CASE      one of:",
-            (int)MAX_ROUNDS);
+            "  --only CASE,...  some of: %s",
+            (int)MAX_ROUNDS, idle_name);
     for (unsigned t = 0; t < N_TESTS; t++)
         fprintf(to, " %s", tests[t].name);
     fprintf(to,
@@ -428,6 +584,17 @@ static double number(const char *text, double min, double max, const char *optio
     return value;
 }
 
+static bool names_are_cases(const struct options *o)
+{
+    size_t named = o->only ? 1 : 0, found = o->only && wanted(idle_name, o) ? 1 : 0;
+
+    for (const char *at = o->only; at && (at = strchr(at, ',')); at++)
+        named++;
+    for (unsigned t = 0; o->only && t < N_TESTS; t++)
+        found += wanted(tests[t].name, o) ? 1 : 0;
+    return named == found;
+}
+
 static struct options parse_options(int argc, char **argv)
 {
     enum { ROUNDS = 256, SECONDS, QUICK, ONLY, FILE_PATH, SIZE, JSON, HELP };
@@ -438,8 +605,7 @@ static struct options parse_options(int argc, char **argv)
         {"json", required_argument, NULL, JSON},     {"help", no_argument, NULL, HELP},
         {NULL, 0, NULL, 0},
     };
-    struct options o = {.rounds = 7, .seconds = 0.5, .file_mib = 128};
-    bool found = false;
+    struct options o = {.rounds = 9, .seconds = 0.25, .idle_seconds = 2, .file_mib = 128};
     int opt;
 
     while ((opt = getopt_long(argc, argv, "", known, NULL)) != -1) {
@@ -449,6 +615,7 @@ static struct options parse_options(int argc, char **argv)
         case QUICK:
             o.rounds = 3;
             o.seconds = 0.1;
+            o.idle_seconds = 0.5;
             break;
         case ONLY: o.only = optarg; break;
         case FILE_PATH: o.file = optarg; break;
@@ -458,9 +625,7 @@ static struct options parse_options(int argc, char **argv)
         default: exit(EXIT_USAGE);
         }
     }
-    for (unsigned t = 0; t < N_TESTS; t++)
-        found |= wanted(&tests[t], &o);
-    if (optind != argc || !found) {
+    if (optind != argc || !names_are_cases(&o)) {
         usage(stderr);
         exit(EXIT_USAGE);
     }
@@ -477,20 +642,21 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     setvbuf(stdout, NULL, _IOLBF, 0);
     print_heading(&o);
+    struct verdict verdicts[N_IDLE + N_PROMISES];
+    size_t n = wanted(idle_name, &o) ? run_idle(&o, &file, verdicts) : 0;
     for (unsigned t = 0; t < N_TESTS; t++) {
-        if (!wanted(&tests[t], &o))
+        if (!wanted(tests[t].name, &o))
             continue;
         if (tests[t].direct && file.direct < 0) {
             fprintf(stderr, "bench: %s: the file system has no O_DIRECT: try --file elsewhere\n",
                     tests[t].name);
             return EXIT_FAILURE;
         }
-        run_test(&tests[t], &o, &file, outcomes[t]);
-        print_table(&tests[t], &o, outcomes[t]);
+        if (run_test(&tests[t], &o, &file, outcomes[t]))
+            print_table(&tests[t], &o, outcomes[t]);
     }
     putchar('\n');
-    struct verdict verdicts[N_PROMISES];
-    size_t n = judge(&o, outcomes, verdicts);
+    n += judge(&o, outcomes, verdicts + n);
     for (size_t i = 0; i < n; i++)
         print_verdict(&verdicts[i]);
     return o.json && write_json(&o, outcomes, verdicts, n) != 0 ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -16,8 +16,9 @@ enum {
     SAMPLE_EVERY = 16, /* one block number in so many has its data checked */
 };
 
-/* What a side is asked to do. The same object for all sides of a round. */
+/* What a side is asked to do. The same for all sides of a round, but for the driver. */
 struct work {
+    int driver; /* of the engine: IOE_DRIVER_* */
     int fd;
     uint32_t block;  /* bytes per read */
     uint32_t depth;  /* reads in flight at most */
@@ -52,7 +53,7 @@ struct side {
     void *(*open)(const struct work *work);
     /* Returns 0 when count more reads are done, else a negated errno. */
     int (*run)(void *self, uint64_t count);
-    uint64_t (*system_calls)(void *self);
+    uint64_t (*system_calls)(void *self); /* NULL: not to be known */
     struct reads *(*reads)(void *self);
     void (*close)(void *self);
 };
@@ -60,6 +61,16 @@ struct side {
 extern const struct side engine_polled, engine_inline, engine_producer, engine_wait;
 extern const struct side engine_one_worker, engine_two_workers;
 extern const struct side peer_uring, peer_uring_registered, peer_pread;
+extern const struct side peer_aio, peer_posix, peer_posix_two, peer_uv;
+
+/* What contexts of a driver cost that were used and now have nothing to do, all together. */
+struct bench_file;
+struct idle {
+    double processors; /* 1: one processor kept busy */
+    double wake_ups;   /* of threads, a second */
+};
+enum { IDLE_CONTEXTS = 4 };
+int idle_measure(struct idle *idle, int driver, const struct bench_file *file, double seconds);
 
 static inline uint64_t now_ns(void)
 {

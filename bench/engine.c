@@ -88,7 +88,8 @@ static struct engine *engine_new(const struct work *work, ioe_callback callback,
     if (err == 0)
         err = ioe_context_new(config, &e->ctx);
     if (err < 0) {
-        fprintf(stderr, "bench: engine: %s\n", ioe_strerror(err));
+        fprintf(stderr, "bench: the engine on %s cannot be set up: %s\n",
+                ioe_driver_name(config->driver), ioe_strerror(err));
         engine_free(e);
         return NULL;
     }
@@ -100,6 +101,7 @@ static ioe_config config_of(const struct work *work, uint32_t workers, uint32_t 
     ioe_config config;
 
     ioe_config_init(&config, sizeof config);
+    config.driver = work->driver;
     config.depth = work->depth;
     config.workers = workers;
     config.flags = flags;
