@@ -241,6 +241,41 @@ static inline void join_thread(pthread_t thread)
     assert_int_equal(pthread_join(thread, NULL), 0);
 }
 
+/* ---- the log: what the library said ---- */
+
+typedef struct log_lines {
+    pthread_mutex_t mutex;
+    size_t count;
+    int levels[64];
+    char texts[64][512];
+} log_lines;
+
+#define LOG_LINES_INIT {PTHREAD_MUTEX_INITIALIZER, 0, {0}, {{0}}}
+
+/* The function for ioe_set_log; what comes when all lines are full is only counted. */
+static inline void keep_line(int level, const char *message, void *arg)
+{
+    log_lines *lines = (log_lines *)arg;
+    pthread_mutex_lock(&lines->mutex);
+    if (lines->count < COUNT_OF(lines->levels)) {
+        lines->levels[lines->count] = level;
+        snprintf(lines->texts[lines->count], sizeof lines->texts[0], "%s", message);
+    }
+    lines->count++;
+    pthread_mutex_unlock(&lines->mutex);
+}
+
+/* How many lines of a level have these words in them; "" for all. */
+static inline size_t count_lines(log_lines *lines, int level, const char *words)
+{
+    size_t count = 0;
+    pthread_mutex_lock(&lines->mutex);
+    for (size_t i = 0; i < lines->count && i < COUNT_OF(lines->levels); i++)
+        count += lines->levels[i] == level && strstr(lines->texts[i], words) != NULL;
+    pthread_mutex_unlock(&lines->mutex);
+    return count;
+}
+
 /* ---- latch: a counter that threads raise and others wait for ---- */
 
 typedef struct latch {
@@ -481,16 +516,80 @@ static inline uint64_t next_random(uint64_t *state)
     return z ^ (z >> 31);
 }
 
+/* ---- children: they report by their exit status and a line of comment, cmocka is the parent's ---- */
+
+#define CHILD_TIME_LIMIT 30
+
+#define CHILD_CHECK(condition)                                                                     \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            dprintf(STDOUT_FILENO, "# child, line %d: %s\n", __LINE__, #condition);                \
+            return 1;                                                                              \
+        }                                                                                          \
+    } while (0)
+
 /* Runs the body in a child process; the value is its exit status, or 128 and the signal. */
 static inline int in_child(int (*body)(void *arg), void *arg)
 {
     int status = 0;
     pid_t pid = fork();
-    if (pid == 0)
+    if (pid == 0) {
+        alarm(CHILD_TIME_LIMIT);
         _exit(body(arg));
+    }
     assert_true(pid > 0);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static inline int probe_driver(void *arg)
+{
+    return ioe_probe(*(int *)arg) == 0 ? 0 : 1;
+}
+
+/* Whether this machine has it, found out in a child. */
+static inline bool works_here(int driver)
+{
+    return in_child(probe_driver, &driver) == 0;
+}
+
+/* Every action on a file of whatever kind, and what was written is read back. 0 where all is well. */
+static inline int every_action_works(ioe_context *ctx, int fd)
+{
+    enum { HALF = 4096, LEN = 2 * HALF };
+    latch done = LATCH_INIT;
+    ioe_event *event = ioe_event_new();
+    uint8_t *out = (uint8_t *)ioe_buffer_alloc(LEN, 0);
+    uint8_t *in = (uint8_t *)ioe_buffer_alloc(LEN, 0);
+    const struct iovec out_parts[2] = {{out, HALF}, {out + HALF, HALF}};
+    const struct iovec in_parts[2] = {{in, HALF}, {in + HALF, HALF}};
+    CHILD_CHECK(event != NULL && out != NULL && in != NULL);
+    CHILD_CHECK(ioe_event_set_callback(event, hit_latch, &done) == 0);
+    for (unsigned long step = 0; step < 8; step++) {
+        const bool writes = step == 0 || step == 3;
+        if (writes)
+            pattern_fill(out, LEN, step, 0);
+        memset(in, 0, LEN);
+        CHILD_CHECK((step == 0   ? ioe_prep_write(event, fd, out, LEN, 0)
+                     : step == 1 ? ioe_prep_fsync(event, fd)
+                     : step == 2 ? ioe_prep_read(event, fd, in, LEN, 0)
+                     : step == 3 ? ioe_prep_writev(event, fd, out_parts, 2, 0)
+                     : step == 4 ? ioe_prep_fdatasync(event, fd)
+                     : step == 5 ? ioe_prep_readv(event, fd, in_parts, 2, 0)
+                     : step == 6 ? ioe_prep_fallocate(event, fd, 0, 0, 2 * LEN)
+                                 : ioe_prep_read(event, fd, in, LEN, HALF)) == 0);
+        CHILD_CHECK(ioe_submit(ctx, event) == 0);
+        CHILD_CHECK(ioe_drain(ctx, -1) == 0);
+        CHILD_CHECK(latch_count(&done) == step + 1);
+        const bool moves = ioe_event_action(event) == IOE_READ || writes;
+        CHILD_CHECK(ioe_event_result(event) == (moves ? LEN : 0));
+        if (step == 2 || step == 5)
+            CHILD_CHECK(memcmp(in, out, LEN) == 0);
+    }
+    ioe_buffer_free(in);
+    ioe_buffer_free(out);
+    CHILD_CHECK(ioe_event_free(event) == 0);
+    return 0;
 }
 
 #endif

@@ -2,16 +2,11 @@
  * t_enter_faults.c: whatever the kernel answers to the call that hands operations over and waits,
  * nothing is lost, nothing comes twice, and nobody waits for ever.
  *
- * The library makes its system calls through syscall(2) of the C library. The one below stands in
- * front of it, and answers some of the io_uring_enter(2) calls itself.
+ * Some of the io_uring_enter(2) calls are answered here.
  */
-#include "common.h"
-
-#include <dlfcn.h>
-#include <stdarg.h>
-#include <stdatomic.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
+
+#include "intercept.h"
 
 enum { READS = 500, DEPTH = 16 };
 
@@ -32,45 +27,26 @@ static unsigned pseudo_random(void)
     return next >> 16;
 }
 
-static bool take_one(atomic_uint *left)
+static bool answer_call(long number, long a[6], long *result)
 {
-    unsigned now = atomic_load(left);
-    while (now > 0)
-        if (atomic_compare_exchange_weak(left, &now, now - 1))
-            return true;
-    return false;
-}
-
-/* Six arguments are passed on, however many there are: what the C library's own does. */
-__attribute__((no_sanitize_address)) long syscall(long number, ...)
-{
-    static long (*next)(long, ...);
-    va_list list;
-    long a[6];
-    if (next == NULL)
-        *(void **)&next = dlsym(RTLD_NEXT, "syscall");
-    va_start(list, number);
-    for (int i = 0; i < 6; i++)
-        a[i] = va_arg(list, long);
-    va_end(list);
-    if (number == SYS_io_uring_enter) {
-        unsigned chance = atomic_load(&one_in);
-        if (take_one(&refusals_left) || (chance > 0 && pseudo_random() % chance == 0)) {
-            static const int errnos[] = {EAGAIN, EBUSY, EINTR};
-            int fixed = atomic_load(&refusal);
-            errno = fixed != 0 ? fixed : errnos[pseudo_random() % 3];
-            return -1;
-        }
-        unsigned most = atomic_load(&take_at_most);
-        if (most > 0 && a[1] > (long)most) {
-            /* As the kernel does, a call that does not take all does not wait either. */
-            a[1] = (long)most;
-            a[2] = 0;
-            atomic_store(&take_at_most, 0);
-            atomic_store(&refusals_left, 2);
-        }
+    if (number != SYS_io_uring_enter)
+        return false;
+    unsigned chance = atomic_load(&one_in);
+    if (take_one(&refusals_left) || (chance > 0 && pseudo_random() % chance == 0)) {
+        static const int errnos[] = {EAGAIN, EBUSY, EINTR};
+        int fixed = atomic_load(&refusal);
+        *result = -(fixed != 0 ? fixed : errnos[pseudo_random() % 3]);
+        return true;
     }
-    return next(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    unsigned most = atomic_load(&take_at_most);
+    if (most > 0 && a[1] > (long)most) {
+        /* As the kernel does, a call that does not take all does not wait either. */
+        a[1] = (long)most;
+        a[2] = 0;
+        atomic_store(&take_at_most, 0);
+        atomic_store(&refusals_left, 2);
+    }
+    return false;
 }
 
 static void no_faults(void)
@@ -217,53 +193,6 @@ static void refused_write_meets_the_file_size_limit(void **state)
     close(fd);
 }
 
-/* A sandbox may allow a ring to be made and forbid to enter it. */
-static void forbidden_from_the_start(void **state)
-{
-    const delivery *how = *state;
-    no_faults();
-    atomic_store(&refusal, EPERM);
-    atomic_store(&one_in, 1);
-    ioe_config cfg;
-    ioe_context *ctx = NULL;
-    assert_int_equal(ioe_config_init(&cfg, sizeof cfg), 0);
-    cfg.flags = how->flags;
-    cfg.workers = how->workers;
-    ASSERT_CALL(ioe_context_new(&cfg, &ctx), -EPERM);
-    assert_null(ctx);
-    ASSERT_CALL(ioe_probe(IOE_DRIVER_URING), -EPERM);
-    no_faults();
-}
-
-/* Or forbid it later. What is not in the kernel then comes back with the errno, and so does all
- * that is submitted afterwards. */
-static void forbidden_while_running(void **state)
-{
-    const delivery *how = *state;
-    no_faults();
-    ioe_context *ctx = new_context(how, DEPTH, READS);
-    int fd = temp_file(ON_DISK);
-    uint64_t word = 0;
-    read_words(ctx, how, DEPTH);
-    atomic_store(&refusal, EPERM);
-    atomic_store(&one_in, 1);
-    for (unsigned i = 0; i < 3; i++) {
-        outcome o = {.done = LATCH_INIT};
-        ioe_event *event = ioe_event_new();
-        assert_int_equal(ioe_prep_write(event, fd, &word, sizeof word, 0), 0);
-        assert_int_equal(ioe_event_set_callback(event, note_outcome, &o), 0);
-        ASSERT_CALL(ioe_submit(ctx, event), 0);
-        await(ctx, how, &o.done, 1);
-        ASSERT_CALL(ioe_drain(ctx, -1), 0);
-        assert_int_equal(o.calls, 1);
-        assert_int_equal(o.result, -EPERM);
-        assert_int_equal(ioe_event_free(event), 0);
-    }
-    ASSERT_CALL(ioe_context_free(ctx), 0);
-    no_faults();
-    close(fd);
-}
-
 static ioe_context *logging_context;
 static int answer_in_log;
 
@@ -301,9 +230,8 @@ int main(void)
         for_each_delivery(any_call_may_be_refused),
         for_each_delivery(some_are_taken_and_the_rest_is_refused),
         for_each_delivery(refused_write_meets_the_file_size_limit),
-        for_each_delivery(forbidden_from_the_start),
-        for_each_delivery(forbidden_while_running),
         for_each_delivery(poll_inside_the_log_function_is_refused),
     };
+    setenv("IOE_DRIVER", "uring", 1);
     return RUN_TESTS(tests);
 }

@@ -156,29 +156,6 @@ static void probe_leaves_nothing_behind(void **state)
     assert_int_equal(read_tasks("ioe-", NULL, 0), 0);
 }
 
-typedef struct log_record {
-    pthread_mutex_t mutex;
-    int messages;
-    int lowest, highest; /* levels seen */
-    bool empty_text;
-} log_record;
-
-#define LOG_RECORD_INIT {PTHREAD_MUTEX_INITIALIZER, 0, INT_MAX, INT_MIN, false}
-
-static void record_message(int level, const char *message, void *arg)
-{
-    log_record *log = arg;
-    pthread_mutex_lock(&log->mutex);
-    log->messages++;
-    if (level < log->lowest)
-        log->lowest = level;
-    if (level > log->highest)
-        log->highest = level;
-    if (message == NULL || message[0] == '\0')
-        log->empty_text = true;
-    pthread_mutex_unlock(&log->mutex);
-}
-
 /* The pool has no ring for a flag of rings: creation is refused, and that is worth a message. */
 static void refuse_a_context(void)
 {
@@ -201,50 +178,52 @@ static int log_off(void **state)
 static void log_tells_of_a_refused_context(void **state)
 {
     (void)state;
-    static log_record log = LOG_RECORD_INIT;
-    ioe_set_log(record_message, &log, IOE_LOG_DEBUG);
+    static log_lines log = LOG_LINES_INIT;
+    ioe_set_log(keep_line, &log, IOE_LOG_DEBUG);
     refuse_a_context();
-    assert_true(log.messages > 0);
-    assert_false(log.empty_text);
-    assert_true(log.lowest >= IOE_LOG_ERROR);
-    assert_true(log.highest <= IOE_LOG_DEBUG);
+    assert_in_range(log.count, 1, COUNT_OF(log.levels));
+    for (size_t i = 0; i < log.count; i++) {
+        assert_in_range(log.levels[i], IOE_LOG_ERROR, IOE_LOG_DEBUG);
+        assert_true(strlen(log.texts[i]) > 0);
+    }
+    assert_int_equal(count_lines(&log, IOE_LOG_ERROR, ""), 1);
 }
 
 static void log_stays_within_its_level(void **state)
 {
     (void)state;
-    static log_record log = LOG_RECORD_INIT;
+    static log_lines log = LOG_LINES_INIT;
     for (int level = IOE_LOG_OFF; level <= IOE_LOG_DEBUG; level++) {
-        log.messages = 0;
-        log.highest = INT_MIN;
-        ioe_set_log(record_message, &log, level);
+        log.count = 0;
+        ioe_set_log(keep_line, &log, level);
         refuse_a_context();
         ioe_context_free(new_context(&deliveries[2], 8, 8));
-        assert_true(log.highest <= level);
-        if (level == IOE_LOG_OFF)
-            assert_int_equal(log.messages, 0);
+        assert_true(log.count <= COUNT_OF(log.levels));
+        for (size_t i = 0; i < log.count; i++)
+            assert_in_range(log.levels[i], IOE_LOG_ERROR, level);
+        assert_int_equal(log.count == 0, level == IOE_LOG_OFF);
     }
 }
 
 static void log_of_null_is_silent(void **state)
 {
     (void)state;
-    static log_record log = LOG_RECORD_INIT;
-    ioe_set_log(record_message, &log, IOE_LOG_DEBUG);
+    static log_lines log = LOG_LINES_INIT;
+    ioe_set_log(keep_line, &log, IOE_LOG_DEBUG);
     ioe_set_log(NULL, &log, IOE_LOG_DEBUG);
     refuse_a_context();
-    assert_int_equal(log.messages, 0);
+    assert_int_equal(log.count, 0);
 }
 
 static void log_goes_to_the_newest_argument(void **state)
 {
     (void)state;
-    static log_record first = LOG_RECORD_INIT, second = LOG_RECORD_INIT;
-    ioe_set_log(record_message, &first, IOE_LOG_DEBUG);
-    ioe_set_log(record_message, &second, IOE_LOG_DEBUG);
+    static log_lines first = LOG_LINES_INIT, second = LOG_LINES_INIT;
+    ioe_set_log(keep_line, &first, IOE_LOG_DEBUG);
+    ioe_set_log(keep_line, &second, IOE_LOG_DEBUG);
     refuse_a_context();
-    assert_int_equal(first.messages, 0);
-    assert_true(second.messages > 0);
+    assert_int_equal(first.count, 0);
+    assert_true(second.count > 0);
 }
 
 int main(void)

@@ -5,58 +5,9 @@
  * Each case runs in a child process, where seccomp(2) gives one system call the errno of choice.
  * This process never calls the library, so that no child inherits what it might have remembered.
  */
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 
-#include "common.h"
-
-/* The child could not set up what it wanted to test. */
-#define CANNOT 77
-
-/* ---- system calls that fail ---- */
-
-/* From here on the system call fails with this errno, in this process. */
-static bool refuse(unsigned call, int error)
-{
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)error),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {COUNT_OF(code), code};
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
-}
-
-static void count_message(int level, const char *message, void *arg)
-{
-    if (level == IOE_LOG_ERROR && message[0] != '\0')
-        latch_hit((latch *)arg);
-}
-
-/* Runs a case in a child and reports the step that went wrong in there. */
-static void assert_in_child(int (*body)(void *arg), void *arg)
-{
-    int step = in_child(body, arg);
-    if (step == CANNOT)
-        skip();
-    assert_int_equal(step, 0);
-}
-
-static int ring_is_missing(void *arg)
-{
-    (void)arg;
-    return ioe_probe(IOE_DRIVER_URING) == 0 ? 0 : CANNOT;
-}
-
-static void skip_without_a_ring(void)
-{
-    assert_in_child(ring_is_missing, NULL);
-}
+#include "refuse.h"
 
 typedef struct refusal {
     unsigned call;
@@ -65,12 +16,12 @@ typedef struct refusal {
     uint32_t workers;
 } refusal;
 
-/* A context of io_uring by name; the value is what ioe_context_new says. */
-static int new_ring(const refusal *r, ioe_context **out)
+/* A context of the driver, by its name; the value is what ioe_context_new says. */
+static int new_named(const refusal *r, ioe_context **out)
 {
     ioe_config cfg;
     ioe_config_init(&cfg, sizeof cfg);
-    cfg.driver = IOE_DRIVER_URING;
+    cfg.driver = tested_driver;
     cfg.flags = r->flags;
     cfg.workers = r->workers;
     return ioe_context_new(&cfg, out);
@@ -81,20 +32,18 @@ static int refused_creation(void *arg)
     const refusal *r = arg;
     ioe_context *const before = (ioe_context *)(uintptr_t)0x5AA5;
     ioe_context *out = before;
-    latch messages = LATCH_INIT;
+    static log_lines log = LOG_LINES_INIT;
     if (!refuse(r->call, r->error))
         return CANNOT;
-    ioe_set_log(count_message, &messages, IOE_LOG_ERROR);
+    ioe_set_log(keep_line, &log, IOE_LOG_ERROR);
     size_t descriptors = count_descriptors();
     errno = ERRNO_MARK;
-    if (new_ring(r, &out) != -r->error)
-        return 1;
-    if (errno != ERRNO_MARK || out != before)
-        return 2;
-    if (latch_count(&messages) == 0)
-        return 3;
-    if (count_descriptors() != descriptors)
-        return 4;
+    CHILD_CHECK(new_named(r, &out) == -r->error);
+    CHILD_CHECK(errno == ERRNO_MARK && out == before);
+    CHILD_CHECK(count_lines(&log, IOE_LOG_ERROR, "") == 1);
+    CHILD_CHECK(strlen(log.texts[0]) > 0);
+    CHILD_CHECK(count_descriptors() == descriptors);
+    CHILD_CHECK(read_tasks("ioe-", NULL, 0) == 0);
     return 0;
 }
 
@@ -105,43 +54,69 @@ static int refused_probe(void *arg)
         return CANNOT;
     size_t descriptors = count_descriptors();
     errno = ERRNO_MARK;
-    if (ioe_probe(IOE_DRIVER_URING) != -r->error)
-        return 1;
-    if (errno != ERRNO_MARK)
-        return 2;
-    if (count_descriptors() != descriptors)
-        return 3;
+    CHILD_CHECK(ioe_probe(tested_driver) == -r->error);
+    CHILD_CHECK(errno == ERRNO_MARK);
+    CHILD_CHECK(count_descriptors() == descriptors);
     return 0;
 }
 
-/* The body once for each errno that ioe_probe and ioe_context_new document. */
-static void refuse_the_ring(int (*body)(void *arg), const delivery *how)
+/* The body once for each errno that ioe_probe and ioe_context_new document. The pool has no system
+ * call of its own that sets it up. */
+static void refuse_the_driver(int (*body)(void *arg), const delivery *how)
 {
     static const int errors[] = {-EPERM, -ENOSYS, -EAGAIN, -ENOMEM, -EMFILE, -ENFILE};
-    for (size_t i = 0; i < COUNT_OF(errors); i++) {
-        refusal r = {SYS_io_uring_setup, -errors[i], how->flags, how->workers};
+    for (size_t i = 0; i < COUNT_OF(errors) && tested_driver != IOE_DRIVER_POOL; i++) {
+        unsigned call = tested_driver == IOE_DRIVER_URING ? SYS_io_uring_setup : SYS_io_setup;
+        refusal r = {call, -errors[i], how->flags, how->workers};
         assert_in_child(body, &r);
     }
 }
 
-static void probe_says_why_a_ring_is_refused(void **state)
+static void probe_says_why_a_driver_is_refused(void **state)
 {
     (void)state;
-    refuse_the_ring(refused_probe, &deliveries[0]);
+    refuse_the_driver(refused_probe, &deliveries[0]);
 }
 
-static void creation_says_why_a_ring_is_refused(void **state)
+static void creation_says_why_a_driver_is_refused(void **state)
 {
-    refuse_the_ring(refused_creation, *state);
+    refuse_the_driver(refused_creation, *state);
 }
 
-/* A ring that can be made and not entered is no ring. */
-static void probe_enters_the_ring(void **state)
+/* What wakes a driver that sleeps is a descriptor, whichever driver it is. */
+static void probe_and_creation_say_that_there_is_no_descriptor(void **state)
 {
-    (void)state;
-    refusal r = {.call = SYS_io_uring_enter, .error = EPERM};
-    skip_without_a_ring();
-    assert_in_child(refused_probe, &r);
+    const delivery *how = *state;
+    static const int errors[] = {-EMFILE, -ENFILE};
+    for (size_t i = 0; i < COUNT_OF(errors); i++) {
+        refusal r = {SYS_eventfd2, -errors[i], how->flags, how->workers};
+        assert_in_child(refused_probe, &r);
+        assert_in_child(refused_creation, &r);
+    }
+}
+
+/* What can be made and not used is of no use. */
+static void probe_and_creation_use_what_they_made(void **state)
+{
+    static const struct {
+        int driver;
+        unsigned call;
+    } calls[] = {
+        {IOE_DRIVER_URING, SYS_io_uring_enter}, {IOE_DRIVER_URING, SYS_io_uring_register},
+        {IOE_DRIVER_AIO, SYS_io_submit},        {IOE_DRIVER_AIO, SYS_io_getevents},
+    };
+    static const int errors[] = {EPERM, ENOSYS, EACCES};
+    const delivery *how = *state;
+    for (size_t i = 0; i < COUNT_OF(calls) * COUNT_OF(errors); i++) {
+        refusal r = {calls[i % COUNT_OF(calls)].call, errors[i / COUNT_OF(calls)], how->flags,
+                     how->workers};
+        if (calls[i % COUNT_OF(calls)].driver != tested_driver)
+            continue;
+        assert_in_child(refused_probe, &r);
+        assert_in_child(refused_creation, &r);
+    }
+    if (tested_driver == IOE_DRIVER_POOL)
+        skip(); /* it makes nothing beforehand */
 }
 
 /* ---- threads ---- */
@@ -154,14 +129,15 @@ static bool refuse_threads(void)
 static int context_without_threads(void *arg)
 {
     const refusal *r = arg;
+    static log_lines log = LOG_LINES_INIT;
     ioe_context *out = NULL;
     if (!refuse_threads())
         return CANNOT;
+    ioe_set_log(keep_line, &log, IOE_LOG_ERROR);
     size_t descriptors = count_descriptors();
-    if (new_ring(r, &out) != -EAGAIN || out != NULL)
-        return 1;
-    if (count_descriptors() != descriptors)
-        return 2;
+    CHILD_CHECK(new_named(r, &out) == -EAGAIN && out == NULL);
+    CHILD_CHECK(count_descriptors() == descriptors);
+    CHILD_CHECK(count_lines(&log, IOE_LOG_ERROR, "") == 1);
     return 0;
 }
 
@@ -169,7 +145,6 @@ static void creation_says_that_there_is_no_thread(void **state)
 {
     const delivery *how = *state;
     refusal r = {.workers = how->workers};
-    skip_without_a_ring();
     /* A polled context has none. */
     if (how->flags & IOE_POLLED)
         skip();
@@ -201,7 +176,7 @@ static int no_event_descriptor(void *arg)
     static const refusal polled = {.flags = IOE_POLLED};
     const int *error = arg;
     ioe_context *ctx = NULL;
-    if (new_ring(&polled, &ctx) != 0 || !refuse(SYS_eventfd2, -*error))
+    if (new_named(&polled, &ctx) != 0 || !refuse(SYS_eventfd2, -*error))
         return CANNOT;
     if (ioe_context_fd(ctx) != *error)
         return 1;
@@ -226,20 +201,20 @@ static int out_of_descriptors(void *arg)
         return CANNOT;
     none = before;
     none.rlim_cur = 0;
-    if (ioe_probe(IOE_DRIVER_URING) != 0)
+    if (ioe_probe(tested_driver) != 0)
         return CANNOT;
     if (setrlimit(RLIMIT_NOFILE, &none) != 0)
         return CANNOT;
-    if (ioe_probe(IOE_DRIVER_URING) != -EMFILE)
+    if (ioe_probe(tested_driver) != -EMFILE)
         return 1;
-    if (new_ring(&polled, &ctx) != -EMFILE || ctx != NULL)
+    if (new_named(&polled, &ctx) != -EMFILE || ctx != NULL)
         return 2;
     if (setrlimit(RLIMIT_NOFILE, &before) != 0)
         return CANNOT;
     /* A limit of the moment is not remembered. */
-    if (ioe_probe(IOE_DRIVER_URING) != 0)
+    if (ioe_probe(tested_driver) != 0)
         return 3;
-    if (new_ring(&polled, &ctx) != 0)
+    if (new_named(&polled, &ctx) != 0)
         return 4;
     if (setrlimit(RLIMIT_NOFILE, &none) != 0)
         return CANNOT;
@@ -343,9 +318,10 @@ static void events_say_that_memory_is_short(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(probe_says_why_a_ring_is_refused),
-        for_each_delivery(creation_says_why_a_ring_is_refused),
-        cmocka_unit_test(probe_enters_the_ring),
+        cmocka_unit_test(probe_says_why_a_driver_is_refused),
+        for_each_delivery(creation_says_why_a_driver_is_refused),
+        for_each_delivery(probe_and_creation_say_that_there_is_no_descriptor),
+        for_each_delivery(probe_and_creation_use_what_they_made),
         for_each_delivery(creation_says_that_there_is_no_thread),
         cmocka_unit_test(workers_say_that_there_is_no_thread),
         cmocka_unit_test(context_fd_says_why_there_is_none),
