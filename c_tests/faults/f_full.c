@@ -1,0 +1,132 @@
+/*
+ * Promise: a write for which there is no room fails with ENOSPC, tells how much of it got through,
+ * and goes on from there when there is room again.
+ *
+ * IOE_TEST_FULL is a directory on a file system of its own with room for 4 to 12 MiB.
+ */
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include "../drivers.h"
+
+enum { MIB = 1 << 20, PAGE = 4096 };
+
+static const char *full_dir(void)
+{
+    const char *dir = getenv("IOE_TEST_FULL");
+    if (dir == NULL)
+        leave_out("a small file system", "IOE_TEST_FULL is not set");
+    return dir;
+}
+
+static int new_file(void)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/full-XXXXXX", full_dir());
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(unlink(path), 0);
+    return fd;
+}
+
+static size_t free_bytes(int fd)
+{
+    struct statvfs fs;
+    /* What was freed comes back with the journal. */
+    assert_int_equal(syncfs(fd), 0);
+    assert_int_equal(fstatvfs(fd, &fs), 0);
+    return (size_t)fs.f_bfree * fs.f_frsize / PAGE * PAGE;
+}
+
+static int64_t run(ioe_context *ctx, const way *w, ioe_event *e, bool waiting)
+{
+    return waiting ? ioe_submit_wait(ctx, e) : run_event(ctx, w->how, e);
+}
+
+static void assert_content(int fd, size_t len)
+{
+    uint8_t *buf = malloc(len + 1);
+    assert_non_null(buf);
+    assert_int_equal(fsync(fd), 0);
+    assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    assert_int_equal(pread(fd, buf, len, 0), len);
+    assert_true(pattern_holds(buf, len, 1, 0));
+    free(buf);
+}
+
+/* Half of the room is taken by another file, which then goes. */
+static void check_full(ioe_context *ctx, const way *w, bool direct, bool vectored, bool waiting)
+{
+    int filler = new_file(), plain = new_file();
+    int fd = direct ? open_direct(plain) : plain;
+    size_t room = free_bytes(plain);
+    assert_true(room >= 3 * MIB && room <= 16 * MIB);
+    assert_int_equal(fallocate(filler, 0, 0, (off_t)(room / 2)), 0);
+    size_t len = room / 4 * 3 / PAGE * PAGE;
+    uint8_t *buf = ioe_buffer_alloc(len, 0);
+    struct iovec iov[] = {{buf, MIB}, {buf + MIB, len - MIB}};
+    struct stat st;
+    ioe_event *e = new_event();
+    assert_non_null(buf);
+    pattern_fill(buf, len, 1, 0);
+    int rc = vectored ? ioe_prep_writev(e, fd, iov, 2, 0) : ioe_prep_write(e, fd, buf, len, 0);
+    assert_int_equal(rc, 0);
+    assert_int_equal(run(ctx, w, e, waiting), -ENOSPC);
+    uint64_t through = ioe_event_transferred(e);
+    assert_true(through < len && through % PAGE == 0);
+    assert_int_equal(fstat(plain, &st), 0);
+    assert_int_equal(st.st_size, through);
+    assert_content(plain, through);
+    /* A tmpfs is filled to the last page. */
+    if (getenv("IOE_TEST_FULL_TELLS") != NULL)
+        assert_true(through >= room / 4);
+    /* The same again, without a byte more. */
+    assert_int_equal(run(ctx, w, e, !waiting), -ENOSPC);
+    assert_true(ioe_event_transferred(e) >= through);
+
+    close(filler);
+    free_bytes(plain);
+    assert_int_equal(run(ctx, w, e, waiting), len);
+    assert_int_equal(ioe_event_transferred(e), len);
+    assert_int_equal(fstat(plain, &st), 0);
+    assert_int_equal(st.st_size, len);
+    assert_content(plain, len);
+
+    assert_int_equal(ioe_prep_fallocate(e, plain, 0, 0, 2 * room), 0);
+    assert_int_equal(run(ctx, w, e, waiting), -ENOSPC);
+    assert_int_equal(ioe_event_transferred(e), 0);
+
+    assert_int_equal(ioe_event_free(e), 0);
+    ioe_buffer_free(buf);
+    if (direct)
+        close(fd);
+    close(plain);
+}
+
+static void check_all(const way *w, bool direct)
+{
+    full_dir();
+    ioe_context *ctx = new_context_in(w, 8, 8);
+    for (int i = 0; i < 4; i++)
+        check_full(ctx, w, direct, i & 1, i & 2);
+    assert_int_equal(ioe_context_free(ctx), 0);
+}
+
+static void no_room(void **state)
+{
+    check_all(*state, false);
+}
+
+static void no_room_direct(void **state)
+{
+    check_all(*state, true);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        for_each_way(no_room),
+        for_each_way(no_room_direct),
+    };
+    return RUN_TESTS(tests);
+}

@@ -1,0 +1,125 @@
+/*
+ * Promise: beyond RLIMIT_FSIZE a write and an allocation fail with EFBIG, having moved what the limit
+ * allows, and the signal SIGXFSZ never reaches the program.
+ */
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "../drivers.h"
+
+enum { LIMIT = 1 << 20, LEN = 256 * 1024, PAGE = 4096 };
+
+static volatile sig_atomic_t signals;
+
+static void count_signal(int number)
+{
+    (void)number;
+    signals++;
+}
+
+/* The limit is the process's: nothing else may write files meanwhile, stdout among them. */
+static rlim_t set_limit(rlim_t value)
+{
+    struct rlimit before, limit;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    limit = before;
+    limit.rlim_cur = value;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    return before.rlim_cur;
+}
+
+typedef struct attempt {
+    const char *name;
+    bool allocation;
+    uint64_t offset;
+    int64_t result;
+    uint64_t transferred;
+} attempt;
+
+static const attempt attempts[] = {
+    {"up to the limit", false, LIMIT - LEN, LEN, LEN},
+    {"across", false, LIMIT - LEN + 16 * PAGE, -EFBIG, LEN - 16 * PAGE},
+    {"at the limit", false, LIMIT, -EFBIG, 0},
+    {"far beyond", false, LIMIT + 100 * PAGE, -EFBIG, 0},
+    {"allocation up to the limit", true, LIMIT - LEN, 0, 0},
+    {"allocation across", true, LIMIT - PAGE, -EFBIG, 0},
+    {"allocation beyond", true, LIMIT + PAGE, -EFBIG, 0},
+};
+
+typedef struct outcome {
+    int64_t result;
+    uint64_t transferred;
+    int signals;
+} outcome;
+
+static outcome try(ioe_context *ctx, const way *w, const attempt *a, int fd, uint8_t *buf,
+                   bool vectored, bool waiting)
+{
+    struct iovec iov[] = {{buf, PAGE}, {buf + PAGE, LEN - PAGE}};
+    ioe_event *e = new_event();
+    outcome o;
+    int rc = a->allocation ? ioe_prep_fallocate(e, fd, 0, a->offset, LEN)
+             : vectored    ? ioe_prep_writev(e, fd, iov, 2, a->offset)
+                           : ioe_prep_write(e, fd, buf, LEN, a->offset);
+    assert_int_equal(rc, 0);
+    signals = 0;
+    rlim_t before = set_limit(LIMIT);
+    o.result = waiting ? ioe_submit_wait(ctx, e) : run_event(ctx, w->how, e);
+    set_limit(before);
+    o.transferred = ioe_event_transferred(e);
+    o.signals = signals;
+    assert_int_equal(ioe_event_free(e), 0);
+    return o;
+}
+
+static void check_limit(const way *w, bool direct)
+{
+    ioe_context *ctx = new_context_in(w, 8, 8);
+    uint8_t *buf = ioe_buffer_alloc(LEN, 0);
+    assert_non_null(buf);
+    pattern_fill(buf, LEN, 1, 0);
+    for (size_t i = 0; i < COUNT_OF(attempts) * 4; i++) {
+        const attempt *a = &attempts[i / 4];
+        struct stat st;
+        int plain = temp_file(ON_DISK);
+        int fd = direct ? open_direct(plain) : plain;
+        outcome o = try(ctx, w, a, fd, buf, i & 1, i & 2);
+        assert_int_equal(fstat(plain, &st), 0);
+        off_t size = (off_t)(o.transferred > 0 ? a->offset + o.transferred : 0);
+        if (o.result != a->result || o.transferred != a->transferred)
+            print_message("# %s: %lld, %llu transferred\n", a->name, (long long)o.result,
+                          (unsigned long long)o.transferred);
+        assert_int_equal(o.result, a->result);
+        assert_int_equal(o.transferred, a->transferred);
+        assert_int_equal(o.signals, 0);
+        if (!a->allocation)
+            assert_int_equal(st.st_size, size);
+        if (direct)
+            close(fd);
+        close(plain);
+    }
+    ioe_buffer_free(buf);
+    assert_int_equal(ioe_context_free(ctx), 0);
+}
+
+static void file_size_limit(void **state)
+{
+    check_limit(*state, false);
+}
+
+static void file_size_limit_direct(void **state)
+{
+    check_limit(*state, true);
+}
+
+int main(void)
+{
+    struct sigaction count = {.sa_handler = count_signal};
+    const struct CMUnitTest tests[] = {
+        for_each_way(file_size_limit),
+        for_each_way(file_size_limit_direct),
+    };
+    sigaction(SIGXFSZ, &count, NULL);
+    return RUN_TESTS(tests);
+}

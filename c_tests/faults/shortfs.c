@@ -1,0 +1,217 @@
+/*
+ * shortfs: a FUSE file system that keeps its files in another directory and is a nuisance, as the
+ * beginning of a file's name says:
+ *
+ *     short…      one transfer moves at most 1000 bytes
+ *     random…     one transfer moves 1 byte to all, told by its place and length
+ *     broken-N…   the byte at N can be neither read nor written: EIO
+ *     stuck…      a read stays until a file of the name with ".go" behind it is created
+ *
+ *     shortfs [options of FUSE] BACKING MOUNTPOINT
+ *
+ * No page cache stands in between (direct_io), and no request is larger than REQUEST_MAX.
+ */
+#define FUSE_USE_VERSION 31
+#include <errno.h>
+#include <fcntl.h>
+#include <fuse.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { SHORT_MAX = 1000, REQUEST_MAX = 65536, IN_FLIGHT_MAX = 512 };
+
+typedef struct nuisance {
+    int fd;
+    bool is_short, is_random, is_stuck;
+    int64_t broken_at; /* -1: nowhere */
+    char gate[256];    /* the file that lets a stuck read go */
+} nuisance;
+
+static int backing;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t created = PTHREAD_COND_INITIALIZER;
+
+/* FUSE's paths begin with a slash. */
+static const char *name_of(const char *path)
+{
+    return path[1] == '\0' ? "." : path + 1;
+}
+
+static nuisance *get(struct fuse_file_info *info)
+{
+    return (nuisance *)(uintptr_t)info->fh;
+}
+
+static int open_file(const char *path, int flags, mode_t mode, struct fuse_file_info *info)
+{
+    const char *name = name_of(path);
+    nuisance *n = calloc(1, sizeof *n);
+    if (n == NULL)
+        return -ENOMEM;
+    /* The file behind is read and written by any length, at any place. */
+    n->fd = openat(backing, name, (flags & ~(O_ACCMODE | O_DIRECT | O_APPEND)) | O_RDWR, mode);
+    if (n->fd < 0) {
+        int error = errno;
+        free(n);
+        return -error;
+    }
+    n->is_short = strncmp(name, "short", 5) == 0;
+    n->is_random = strncmp(name, "random", 6) == 0;
+    n->is_stuck = strncmp(name, "stuck", 5) == 0;
+    n->broken_at = strncmp(name, "broken-", 7) == 0 ? strtoll(name + 7, NULL, 10) : -1;
+    snprintf(n->gate, sizeof n->gate, "%s.go", name);
+    info->fh = (uintptr_t)n;
+    info->direct_io = 1;
+    pthread_mutex_lock(&mutex);
+    pthread_cond_broadcast(&created);
+    pthread_mutex_unlock(&mutex);
+    return 0;
+}
+
+static int short_open(const char *path, struct fuse_file_info *info)
+{
+    return open_file(path, info->flags, 0, info);
+}
+
+static int short_create(const char *path, mode_t mode, struct fuse_file_info *info)
+{
+    return open_file(path, info->flags | O_CREAT, mode, info);
+}
+
+static int short_release(const char *path, struct fuse_file_info *info)
+{
+    nuisance *n = get(info);
+    (void)path;
+    close(n->fd);
+    free(n);
+    return 0;
+}
+
+/* How much of a transfer goes through, or a negated errno. */
+static int64_t allowed(const nuisance *n, uint64_t size, int64_t offset)
+{
+    if (n->broken_at >= 0 && offset >= n->broken_at)
+        return -EIO;
+    if (n->broken_at >= 0 && (uint64_t)(n->broken_at - offset) < size)
+        size = (uint64_t)(n->broken_at - offset);
+    if (n->is_short && size > SHORT_MAX)
+        size = SHORT_MAX;
+    if (n->is_random && size > 1) {
+        uint64_t x = ((uint64_t)offset ^ size << 32) * UINT64_C(0x9E3779B97F4A7C15);
+        size = 1 + (x >> 32) % size;
+    }
+    return (int64_t)size;
+}
+
+static int short_read(const char *path, char *buf, size_t size, off_t offset,
+                      struct fuse_file_info *info)
+{
+    const nuisance *n = get(info);
+    int64_t most = allowed(n, size, offset);
+    (void)path;
+    if (n->is_stuck) {
+        pthread_mutex_lock(&mutex);
+        while (faccessat(backing, n->gate, F_OK, 0) != 0)
+            pthread_cond_wait(&created, &mutex);
+        pthread_mutex_unlock(&mutex);
+    }
+    ssize_t got = most < 0 ? most : pread(n->fd, buf, (size_t)most, offset);
+    return got == -1 ? -errno : (int)got;
+}
+
+static int short_write(const char *path, const char *buf, size_t size, off_t offset,
+                       struct fuse_file_info *info)
+{
+    const nuisance *n = get(info);
+    int64_t most = allowed(n, size, offset);
+    (void)path;
+    ssize_t got = most < 0 ? most : pwrite(n->fd, buf, (size_t)most, offset);
+    return got == -1 ? -errno : (int)got;
+}
+
+static int short_fsync(const char *path, int data_only, struct fuse_file_info *info)
+{
+    (void)path;
+    return (data_only ? fdatasync(get(info)->fd) : fsync(get(info)->fd)) == 0 ? 0 : -errno;
+}
+
+static int short_getattr(const char *path, struct stat *st, struct fuse_file_info *info)
+{
+    int rc = info != NULL ? fstat(get(info)->fd, st)
+                          : fstatat(backing, name_of(path), st, AT_SYMLINK_NOFOLLOW);
+    return rc == 0 ? 0 : -errno;
+}
+
+static int short_truncate(const char *path, off_t size, struct fuse_file_info *info)
+{
+    int fd = info != NULL ? get(info)->fd : openat(backing, name_of(path), O_WRONLY | O_CLOEXEC);
+    int rc = fd < 0 || ftruncate(fd, size) != 0 ? -errno : 0;
+    if (info == NULL && fd >= 0)
+        close(fd);
+    return rc;
+}
+
+static int short_unlink(const char *path)
+{
+    return unlinkat(backing, name_of(path), 0) == 0 ? 0 : -errno;
+}
+
+static void *short_init(struct fuse_conn_info *conn, struct fuse_config *config)
+{
+    /* Stuck requests must not keep others out of the kernel's queue. */
+    conn->max_background = IN_FLIGHT_MAX;
+    conn->congestion_threshold = IN_FLIGHT_MAX;
+    conn->max_read = REQUEST_MAX;
+    conn->max_write = REQUEST_MAX;
+    /* An open file may lose its name. */
+    config->hard_remove = 1;
+    config->nullpath_ok = 1;
+    config->attr_timeout = 0;
+    config->entry_timeout = 0;
+    config->negative_timeout = 0;
+    return NULL;
+}
+
+static const struct fuse_operations operations = {
+    .init = short_init,
+    .getattr = short_getattr,
+    .open = short_open,
+    .create = short_create,
+    .release = short_release,
+    .read = short_read,
+    .write = short_write,
+    .fsync = short_fsync,
+    .truncate = short_truncate,
+    .unlink = short_unlink,
+};
+
+int main(int argc, char **argv)
+{
+    if (argc < 3) {
+        fprintf(stderr, "usage: %s [options] BACKING MOUNTPOINT\n", argv[0]);
+        return 2;
+    }
+    backing = open(argv[argc - 2], O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (backing < 0) {
+        perror(argv[argc - 2]);
+        return 1;
+    }
+    /* FUSE is to see all but the directory behind. */
+    char options[64];
+    snprintf(options, sizeof options, "-omax_read=%d,max_threads=64", REQUEST_MAX);
+    char **args = calloc((size_t)argc + 1, sizeof *args);
+    if (args == NULL)
+        return 1;
+    memcpy(args, argv, (size_t)(argc - 2) * sizeof *args);
+    args[argc - 2] = options;
+    args[argc - 1] = argv[argc - 1];
+    int status = fuse_main(argc, args, &operations, NULL);
+    free(args);
+    return status;
+}
