@@ -29,10 +29,19 @@ TIME_LIMIT := 120
 IOE_TEST_DISK ?= $(CURDIR)/target/c_tests
 PROVE := IOE_TEST_DISK=$(IOE_TEST_DISK) EXAMPLES=target/examples prove --exec 'timeout --kill-after=5 $(TIME_LIMIT)'
 
+# Programs that meet faults from outside, and what they need beside cmocka.
+FAULTS := $(patsubst c_tests/faults/%.c,target/faults/%,$(wildcard c_tests/faults/*.c))
+BLOCKED := prove --exec 'timeout --kill-after=5 1200 sh' c_tests/faults/blocked.sh ::
+BLOCKED_WITH := target/faults target/examples $(IOE_TEST_DISK)
+BLOCKED_PROGRAMS := target/faults/deny target/faults/which $(EXAMPLES)
+# Each of these takes less than a few seconds with any driver.
+QUICK_TESTS := $(addprefix target/c_tests/,t_deadlk t_event_misuse t_transfers t_vectored)
+
 SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '*.rs')
 
-.PHONY: all lib examples run check check-rust check-headers check-c check-asan lint bench sim \
-        header install uninstall clean help tools-c tools-bench \
+.PHONY: all lib examples run check check-rust check-headers check-c check-asan check-blocked \
+        check-blocked-quick check-faults lint bench sim header install uninstall clean help tools-c \
+        tools-bench tools-faults \
         $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
 all: lib examples ## the library, its header, the examples
 
@@ -67,7 +76,7 @@ run: $(SHARED) target/examples/copy ## build the library and copy a file with it
 	@cmp target/run.source target/run.copy && echo "the copy is identical"
 	@rm -f target/run.source target/run.copy
 
-check: check-rust check-headers check-c ## all tests
+check: check-rust check-headers check-c check-blocked-quick ## all tests
 	@echo "all checks passed"
 
 check-rust: tools-c ## the engine's own tests, the simulator among them
@@ -84,7 +93,7 @@ check-headers: $(SHARED) tools-c ## the header alone, in every language it promi
 
 # Programs about one driver, or about the choice, say themselves which drivers they need; all others
 # run on each of the three, on the second and third with shorter counts.
-ONE_RUN := choice lacking broken enter_faults pool aio
+ONE_RUN := differential choice lacking broken enter_faults pool aio
 SCALE_uring := 1
 SCALE_aio   := 10
 SCALE_pool  := 10
@@ -109,6 +118,28 @@ target/c_tests/%: c_tests/%.c $(wildcard c_tests/*.h) $(HEADER) $(SHARED) | tool
 target/c_tests/%: c_tests/%.cc $(wildcard c_tests/*.h) $(HEADER) $(SHARED) | tools-c
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(LINK) -lcmocka
+
+check-blocked: $(BLOCKED_PROGRAMS) $(C_TESTS) tools-c ## the C tests with interfaces forbidden and limits low
+	$(BLOCKED) all $(BLOCKED_WITH) $(C_TESTS)
+
+check-blocked-quick: $(BLOCKED_PROGRAMS) $(QUICK_TESTS) tools-c
+	$(BLOCKED) quick $(BLOCKED_WITH) $(QUICK_TESTS)
+
+check-faults: check-blocked $(FAULTS) target/c_tests/t_differential tools-faults ## faults of files and devices: needs root, FUSE, loop devices
+	c_tests/faults/faults.sh target/faults target/c_tests/t_differential
+
+target/faults/%: c_tests/faults/%.c $(wildcard c_tests/*.h) $(HEADER) $(SHARED) | tools-c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $(LINK) -lcmocka
+
+# These two know nothing of the library.
+target/faults/deny: c_tests/faults/deny.c | tools-c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $<
+
+target/faults/shortfs: c_tests/faults/shortfs.c | tools-faults
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $$(pkg-config --cflags --libs fuse3)
 
 # The same programs against a library built with AddressSanitizer, leaks included.
 ASAN_BUILD := target/asan/x86_64-unknown-linux-gnu/release
@@ -192,6 +223,10 @@ endef
 
 tools-c:
 	$(call bring,$(CC) $(CXX) prove,cmocka.h,gcc g++ perl libcmocka-dev)
+
+tools-faults: tools-c
+	$(call bring,pkg-config fusermount3 nbdkit nbdfuse strace losetup mkfs.ext4 mkfs.xfs mkfs.btrfs,fuse3/fuse_opt.h,\
+	  fuse3 libfuse3-dev pkg-config nbdkit libnbd-bin strace util-linux e2fsprogs xfsprogs btrfs-progs)
 
 tools-bench:
 	$(call bring,$(CC),liburing.h uv.h,gcc liburing-dev libuv1-dev)

@@ -57,7 +57,6 @@ static inline ioe_context *new_context_in(const way *w, uint32_t depth, uint32_t
 {
     ioe_context *ctx = NULL;
     ioe_config cfg;
-    ioe_info info;
     int refused = ioe_probe(w->driver);
     if (refused != 0)
         leave_out(ioe_driver_name(w->driver), ioe_strerror(refused));
@@ -68,8 +67,7 @@ static inline ioe_context *new_context_in(const way *w, uint32_t depth, uint32_t
     cfg.workers = w->how->workers;
     cfg.flags = w->how->flags;
     assert_int_equal(ioe_context_new(&cfg, &ctx), 0);
-    assert_int_equal(ioe_context_info(ctx, &info, sizeof info), 0);
-    assert_int_equal(info.driver, w->driver);
+    assert_int_equal(get_info(ctx).driver, w->driver);
     return ctx;
 }
 

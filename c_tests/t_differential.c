@@ -700,7 +700,7 @@ static bool check_step(const step *s)
     if (wrong == NULL)
         return true;
     const run *r = s->run;
-    print_message("# %s: IOE_TEST_SEED=%" PRIu64 ", step %u: %s\n"
+    print_error("# %s: IOE_TEST_SEED=%" PRIu64 ", step %u: %s\n"
                   "#   %s %s file %u, mode %d, %zu bytes at %" PRIu64 ", %d segments, %s%s%s\n"
                   "#   result %" PRId64 " (%s), expected %" PRId64 " (%s); transferred %" PRIu64
                   "; callbacks %u; refused %d; file of %" PRIu64 " bytes\n",
@@ -732,7 +732,7 @@ static bool check_file(const run *r, unsigned file)
         uint64_t at = 0;
         while (at < m->size && (ssize_t)at < got && bytes[at] == m->bytes[at])
             at++;
-        print_message("# %s: IOE_TEST_SEED=%" PRIu64 ", file %u: %" PRIu64
+        print_error("# %s: IOE_TEST_SEED=%" PRIu64 ", file %u: %" PRIu64
                       " bytes, expected %" PRIu64 "; the first other byte is %" PRIu64 "\n",
                       r->w->name, r->h->seed, file, (uint64_t)st.st_size, m->size, at);
     }
@@ -756,7 +756,7 @@ static bool check_counters(const run *r)
                  stats.failed == failed && stats.bytes_read == read &&
                  stats.bytes_written == written;
     if (!right)
-        print_message("# %s: IOE_TEST_SEED=%" PRIu64 ": accepted %" PRIu64 ", completed %" PRIu64
+        print_error("# %s: IOE_TEST_SEED=%" PRIu64 ": accepted %" PRIu64 ", completed %" PRIu64
                       ", in flight %" PRIu64 ", failed %" PRIu64 " of %" PRIu64 ", read %" PRIu64
                       " of %" PRIu64 ", written %" PRIu64 " of %" PRIu64 "\n",
                       r->w->name, r->h->seed, stats.accepted, stats.completed, stats.in_flight,
@@ -883,6 +883,7 @@ int main(void)
     const char *text = getenv("IOE_TEST_ROUNDS");
     rounds = text != NULL ? strtoul(text, NULL, 10) : 1;
     first_seed = choose_seed();
-    printf("# IOE_TEST_SEED=%" PRIu64 "\n", first_seed);
+    /* Where prove shows it, also if the program does not come to its end. */
+    fprintf(stderr, "# IOE_TEST_SEED=%" PRIu64 "\n", first_seed);
     return text != NULL ? RUN_TESTS(on_disk_alone) : RUN_TESTS(both);
 }

@@ -132,8 +132,7 @@ static void error_is_told_once(void **state)
         check_transfers(ctx, w, fd, i & 2);
         close(fd);
     }
-    ioe_info info;
-    assert_int_equal(ioe_context_info(ctx, &info, sizeof info), 0);
+    ioe_info info = get_info(ctx);
     assert_int_equal(info.driver, w->driver);
     assert_string_equal(info.reason, "");
     assert_int_equal(ioe_context_free(ctx), 0);

@@ -1,0 +1,192 @@
+#!/bin/sh
+# Promise: where interfaces are forbidden or limits are low, the library starts all the same, says
+# which driver runs and why each other was passed over, and every test passes. A driver asked for by
+# name fails with the errno of what is forbidden. Needs no root. TAP on stdout.
+#
+#    blocked.sh all|quick DIRECTORY-OF-PROGRAMS DIRECTORY-OF-EXAMPLES DIRECTORY-ON-A-DISK [TEST]...
+#
+# "quick" runs the test programs once with Linux AIO and once with the pool, not with each denial.
+set -u
+LC_ALL=C
+export LC_ALL
+unset IOE_DRIVER
+extent=$1
+programs=$2
+examples=$3
+disk=$4
+shift 4
+work=$(mktemp -d "$disk/blocked-XXXXXX") || exit 1
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+# How long one program may take, and what divides its long counts.
+limit=300
+: "${IOE_TEST_SCALE:=20}"
+export IOE_TEST_SCALE
+export IOE_TEST_DISK="$disk"
+
+number=0
+status=0
+
+# ok CONDITION-STATUS NAME: on failure with what the program had printed.
+ok() {
+    number=$((number + 1))
+    if [ "$1" -eq 0 ]; then
+        echo "ok $number - $2"
+    else
+        echo "not ok $number - $2"
+        # Where prove shows it.
+        { echo "# not ok: $2" && grep -v "^ok" "$work/out" | tail -n 40 | sed 's/^/#   /'; } >&2
+        status=1
+    fi
+}
+
+skip() {
+    number=$((number + 1))
+    echo "ok $number - $1 # SKIP $2"
+}
+
+# denied ARGUMENTS-OF-DENY -- PROGRAM ARGUMENTS: what it printed is in the file out.
+denied() { timeout --kill-after=5 $limit "$programs/deny" "$@" >"$work/out" 2>&1 </dev/null; }
+
+says() { grep -qE "$1" "$work/out"; }
+
+head -c 3000007 /dev/urandom >"$work/source"
+
+# copies ARGUMENTS-OF-DENY -- ARGUMENTS-OF-COPY
+copies() {
+    rm -f "$work/copy"
+    arguments=
+    while [ "$1" != -- ]; do
+        arguments="$arguments $1"
+        shift
+    done
+    shift
+    # shellcheck disable=SC2086 # they are words
+    denied $arguments -- "$examples/copy" "$@" "$work/source" "$work/copy" &&
+        cmp -s "$work/source" "$work/copy"
+}
+
+# What this machine has when nothing is denied.
+works() { copies -- --driver "$1"; }
+have_uring=no
+have_aio=no
+works uring && have_uring=yes
+works aio && have_aio=yes
+echo "# io_uring here: $have_uring; Linux AIO here: $have_aio"
+
+# A test program passes, or says that all is skipped.
+passes() {
+    name=$1
+    program=$2
+    shift 2
+    # shellcheck disable=SC2086
+    denied "$@" -- "$program"
+    ok $? "$name: $(basename "$program")"
+}
+
+# Whether the info, as which printed it, has a line like this.
+told() { grep -qE "$1" "$work/told"; }
+
+# all_of NAME DENIALS DRIVER URING-ERRNO AIO-ERRNO TESTS: the driver that AUTO must take, and what
+# the info must say ("success": not passed over).
+all_of() {
+    name=$1 denials=$2 driver=$3 uring=$4 aio=$5
+    shift 5
+    # shellcheck disable=SC2086
+    {
+        if { [ "$uring" = success ] && [ $have_uring = no ]; } ||
+            { [ "$driver" = aio ] && [ $have_aio = no ]; }; then
+            skip "$name: the info names driver and reason" "the driver is not here anyway"
+        else
+            denied $denials -- "$programs/which"
+            answer=$?
+            cp "$work/out" "$work/told"
+            [ $answer -eq 0 ] && told "^driver $driver$" && told "^uring_errno $uring" &&
+                told "^aio_errno $aio" && told "^writes fine" && told "^log 3 .*$driver"
+            ok $? "$name: the info says $driver, uring $uring, aio $aio"
+            for other in uring aio; do
+                [ $other = uring ] && errno=$uring || errno=$aio
+                [ "$errno" = success ] && continue
+                # In the reason, and as a warning of its own.
+                told "^reason .*$other: [a-z]" && told "^log 2 $other: [a-z]"
+                ok $? "$name: a sentence says why $other is passed over"
+                copies $denials -- --driver $other
+                [ $? -eq 1 ] && says "$other: this I/O driver cannot be used.*: $errno"
+                ok $? "$name: $other by its name fails with $errno"
+            done
+        fi
+        copies $denials --
+        ok $? "$name: copy"
+        IOE_DRIVER=pool copies $denials -- && says "[(]pool,"
+        ok $? "$name: copy with IOE_DRIVER=pool"
+        for test in "$@"; do
+            passes "$name" "$test" $denials
+        done
+    }
+}
+
+all_of "no io_uring_enter" io_uring_enter=EPERM aio EPERM success "$@"
+all_of "neither" "io_uring_setup=EPERM io_setup=EPERM" pool EPERM EPERM "$@"
+[ "$extent" = all ] || set --
+all_of "no io_uring_setup" io_uring_setup=EPERM aio EPERM success "$@"
+all_of "no io_uring_setup, hidden" io_uring_setup=ENOSYS aio ENOSYS success "$@"
+all_of "no io_setup" io_setup=EPERM uring success success "$@"
+all_of "neither, hidden" "io_uring_setup=ENOSYS io_setup=ENOSYS" pool ENOSYS ENOSYS "$@"
+# For the tests there is nothing new from here on: a driver that is not there.
+all_of "rings too large for the limit" io_uring_setup=ENOMEM aio ENOMEM success
+all_of "fs.aio-max-nr used up" "io_uring_setup=EPERM io_setup=EAGAIN" pool EPERM EAGAIN
+all_of "no io_submit" "io_uring_enter=ENOSYS io_submit=EPERM" pool ENOSYS EPERM
+
+# ---- little locked memory: a ring counts against the limit, except that of a privileged user
+denied --memlock 0 -- "$programs/which" && says "^writes fine" &&
+    { says "^uring_errno success" || says "^reason .*RLIMIT_MEMLOCK"; }
+ok $? "RLIMIT_MEMLOCK 0: uring runs, or the reason names the limit"
+copies --memlock 0 --
+ok $? "RLIMIT_MEMLOCK 0: copy"
+denied --memlock 65536 -- "$programs/which" 4096 && says "^writes fine" &&
+    { says "^depth 4096$" || { says "^depth (2048|1024|512|256|128|64|32|16)$" &&
+        says "^driver uring" && says "^uring_errno success" && says "^reason .*RLIMIT_MEMLOCK"; }; }
+ok $? "RLIMIT_MEMLOCK 64 KiB: a ring of depth 4096, or a smaller one with the reason"
+for test in "$@"; do
+    passes "RLIMIT_MEMLOCK 0" "$test" --memlock 0
+done
+
+# ---- descriptors: what is just enough with the pool, which has none of its own, is enough
+
+# lowest COMMAND: the lowest --nofile at which it works, in $low; searched by halves.
+lowest() {
+    low=1024
+    "$@" || return 1
+    high=$low
+    fails=3
+    while [ $((high - fails)) -gt 1 ]; do
+        low=$(((high + fails) / 2))
+        if "$@"; then high=$low; else fails=$low; fi
+    done
+    low=$high
+}
+
+copy_with_pool() { copies --nofile $low -- --driver pool; }
+lowest copy_with_pool
+ok $? "RLIMIT_NOFILE $low: the lowest at which copy works with the pool"
+copies --nofile $low --
+ok $? "RLIMIT_NOFILE $low: copy"
+# Anyone passed over is passed over for want of descriptors, and the sentence says what to raise.
+! says "copy: note:" || says "EMFILE|RLIMIT_NOFILE"
+ok $? "RLIMIT_NOFILE $low: copy names the limit where it passes a driver over"
+writes_with_pool() { IOE_DRIVER=pool denied --nofile $low -- "$programs/which" && says "^writes fine"; }
+lowest writes_with_pool
+denied --nofile $low -- "$programs/which" && says "^writes fine" &&
+    { says "^uring_errno success" || { says "^uring_errno EMFILE" && says "^reason .*RLIMIT_NOFILE"; }; }
+ok $? "RLIMIT_NOFILE $low: the info names the limit"
+for test in "$@"; do
+    test_with_pool() { IOE_DRIVER=pool denied --nofile $low -- "$test"; }
+    if lowest test_with_pool; then
+        passes "RLIMIT_NOFILE $low" "$test" --nofile $low
+    else
+        ok 1 "RLIMIT_NOFILE $low: $(basename "$test") with the pool"
+    fi
+done
+
+echo "1..$number"
+exit $status

@@ -1,0 +1,168 @@
+#!/bin/sh
+# Runs the tests that meet faults from outside, on file systems and devices that it makes, mounts and
+# removes again, also after a failure or a signal. Needs root, loop devices and FUSE. What cannot run
+# here is named, and counts as a failure, as does a test that is skipped.
+#
+#    faults.sh DIRECTORY-OF-PROGRAMS DIFFERENTIAL-TEST
+set -u
+LC_ALL=C
+export LC_ALL
+here=$(realpath "$(dirname "$0")")
+programs=$(realpath "$1")
+differential=$(realpath "$2")
+# Histories per file system, each on all drivers and deliveries.
+: "${IOE_TEST_ROUNDS:=16}"
+limit=600
+
+[ "$(id -u)" = 0 ] || {
+    echo "check-faults: needs root, for loop devices and mounts" >&2
+    exit 1
+}
+
+# All names below are relative to this directory.
+work=$(mktemp -d "$programs/run-XXXXXX") && cd "$work" || exit 1
+child=
+finish() {
+    status=$?
+    trap '' HUP INT TERM
+    # A test that still runs keeps its file system busy.
+    [ -z "$child" ] || { kill -KILL "-$child" && wait "$child"; } 2>/dev/null
+    [ ! -e undo ] || tac undo >undo.now
+    [ ! -e undo.now ] || while read -r command; do
+        # What was killed takes a moment to let go of its files.
+        eval "$command" 2>/dev/null || { sleep 1 && eval "$command"; } || echo "# failed: $command" >&2
+    done <undo.now
+    cd / && rm -rf --one-file-system "$work"
+    exit "$status"
+}
+trap finish EXIT
+trap 'exit 1' HUP INT TERM
+
+# What the end undoes, last thing first.
+undo() { echo "$*" >>undo; }
+
+failures=0
+missing() {
+    echo "not ok: $*"
+    failures=$((failures + 1))
+}
+
+# part NAME [VARIABLE=VALUE]... PROGRAM [ARGUMENT]...: one test program, which must skip nothing.
+part() {
+    echo "# $1"
+    shift
+    settings=
+    while [ "${1#*=}" != "$1" ]; do
+        settings="$settings $1"
+        shift
+    done
+    program=$1
+    shift
+    # In the background and as a group, so that a signal need not wait for it. The settings are our
+    # own words, without blanks.
+    # shellcheck disable=SC2086
+    env IOE_TEST_NO_SKIP=1 $settings setsid prove --verbose --timer \
+        --exec "timeout --foreground --kill-after=5 $limit" "$program" :: "$@" >log 2>&1 &
+    child=$!
+    if wait $child; then
+        grep "SEED\|^Files=" log
+    else
+        grep -v "^ok" log
+        failures=$((failures + 1))
+    fi
+    child=
+    ! grep -q "# SKIP" log || missing "nothing may be skipped here"
+}
+
+# ---- file systems
+
+# mounted NAME MAKER-OR-tmpfs SIZE [OPTION-OF-MOUNT]: a fresh file system at ./NAME.
+mounted() {
+    mkdir "$1"
+    if [ "$2" = tmpfs ]; then
+        mount -t tmpfs -o "size=$3" tmpfs "$1" >log 2>&1
+    else
+        truncate -s "$3" "$1.img" && device=$(losetup --find --show ${4:+--sector-size "$4"} "$1.img") &&
+            {
+                $2 "$device" && mount "$device" "$1"
+                answer=$?
+                # It goes with the mount.
+                losetup --detach "$device"
+                [ $answer -eq 0 ]
+            } >log 2>&1
+    fi
+    answer=$?
+    if [ $answer -eq 0 ]; then
+        undo "umount $1"
+    else
+        missing "no $1 here: $(tail -n 1 log)"
+    fi
+    return $answer
+}
+
+# unmounted NAME: away with it before the end, for the room.
+unmounted() {
+    umount "$1" && rm -f "$1.img" && sed -i "/^umount $1$/d" undo
+}
+
+# appears PATH LOG: it is a mount point within 10 seconds.
+appears() {
+    for _ in $(seq 200); do
+        ! mountpoint --quiet "$1" || return 0
+        sleep 0.05
+    done
+    missing "$1 did not appear: $(tail -n 1 "$2")"
+    return 1
+}
+
+# ---- the parts
+
+mkdir short.files short
+"$programs/shortfs" -f short.files short >short.log 2>&1 &
+if appears short short.log; then
+    # With force: a read may be stuck in there.
+    undo "umount --force short"
+    mkdir disk
+    part "a FUSE file system that moves less than it is asked" \
+        IOE_TEST_FUSE=short IOE_TEST_DISK=disk "$programs/f_short"
+fi
+
+: >nbd
+nbdfuse "$PWD/nbd" --socket-activation nbdkit --filter=error --filter=delay memory 64M \
+    error-pread=EIO error-pread-rate=100% "error-pread-file=$PWD/bad-reads" \
+    error-pwrite=EIO error-pwrite-rate=100% "error-pwrite-file=$PWD/bad-writes" \
+    rdelay=5ms wdelay=5ms >nbd.log 2>&1 &
+if appears nbd nbd.log; then
+    undo "umount nbd"
+    if device=$(losetup --find --show --direct-io=on nbd 2>log); then
+        undo "losetup --detach $device"
+        part "a slow device with errors" "IOE_TEST_DEVICE=$device" IOE_TEST_BAD_READS=bad-reads \
+            IOE_TEST_BAD_WRITES=bad-writes "$programs/f_device"
+    else
+        missing "no loop device here: $(tail -n 1 log)"
+    fi
+fi
+
+mounted full-ext4 "mkfs.ext4 -q -m 0" 10M &&
+    part "no room on ext4" IOE_TEST_FULL=full-ext4 "$programs/f_full"
+mounted full-tmpfs tmpfs 8M &&
+    part "no room on tmpfs" IOE_TEST_FULL=full-tmpfs IOE_TEST_FULL_TELLS=1 "$programs/f_full"
+
+mkdir -p disk
+part "RLIMIT_FSIZE" IOE_TEST_DISK=disk "$programs/f_limit"
+part "the drivers are what they say" "$here/calls.sh" "$programs" disk
+
+long() {
+    part "random histories on $1" IOE_TEST_DISK="$1" "IOE_TEST_ROUNDS=$IOE_TEST_ROUNDS" "$differential"
+}
+mounted ext4 "mkfs.ext4 -q" 512M && long ext4 && unmounted ext4
+mounted xfs "mkfs.xfs -q" 512M && long xfs && unmounted xfs
+mounted btrfs "mkfs.btrfs -q" 512M && long btrfs && unmounted btrfs
+mounted xfs-4096 "mkfs.xfs -q" 512M 4096 && long xfs-4096 && unmounted xfs-4096
+mounted tmpfs tmpfs 512M && long tmpfs && unmounted tmpfs
+
+if [ $failures -gt 0 ]; then
+    echo "check-faults: $failures of the above failed"
+    exit 1
+fi
+echo "check-faults: all passed, nothing skipped"
