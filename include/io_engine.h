@@ -41,7 +41,7 @@ typedef enum ioe_driver {
     /**
      * Linux AIO, io_submit(2), for transfers of descriptors opened with O_DIRECT, fsync and
      * fdatasync; the rest goes to a pool of threads, because io_submit would block on it. Needs
-     * Linux 4.18, and room below sysctl fs.aio-max-nr.
+     * Linux 4.19, and room below sysctl fs.aio-max-nr.
      */
     IOE_DRIVER_AIO = 2,
     /**
@@ -505,7 +505,9 @@ int ioe_poll(struct ioe_context *ctx, uint32_t min, int64_t timeout_ms);
 /**
  * An eventfd(2) for epoll, libuv, or a loop of your own: readable when `ioe_poll` has something
  * to hand out. Do not read it; the context closes it. Call `ioe_poll(ctx, 0, 0)` after
- * submitting and before sleeping on it. Owner's thread, or any before there is an owner.
+ * submitting and before sleeping on it. Best asked for before the first submit: with
+ * `IOE_DRIVER_AIO`, operations already in the kernel cannot tell it, and it stays readable until
+ * they are done. Owner's thread, or any before there is an owner.
  *
  * Returns the descriptor, or:
  * - `-EPERM`: not the owner.

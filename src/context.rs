@@ -18,7 +18,7 @@ use crate::callback_worker::IOWorkers;
 use crate::driver::backed::Backed;
 use crate::driver::choice::{choose, Choice, Chosen, Passed, Wish};
 use crate::driver::pool::Pool;
-use crate::driver::{direct, Driver, Interface};
+use crate::driver::{direct, Descriptors, Driver, Interface};
 use crate::fork;
 use crate::gate::{deadline_after, lock, Deadline};
 use crate::intake::{Backlog, InnerFlavor, Lanes, OuterFlavor};
@@ -136,7 +136,7 @@ pub(crate) struct Shared<C: IOCallback> {
     callers: Published,
     generation: fork::Generation,
     /// Held for a forked child to close, without asking anybody.
-    descriptors: Vec<RawFd>,
+    descriptors: Descriptors,
 }
 
 /// What runs now.
@@ -621,10 +621,7 @@ impl<C: IOCallback> Shared<C> {
             // SAFETY: the child's copy of a descriptor that only the context used.
             unsafe { libc::close(fd) };
         };
-        // Those of a driver that broke are closed, and may be somebody else's by now.
-        if self.core.broken.get().is_none() {
-            self.descriptors.iter().copied().for_each(close);
-        }
+        self.descriptors.open().for_each(close);
         close(self.wake_up.descriptor());
         let quiet = matches!(&self.seat, Seat::Owner(seat)
             if !seat.busy.get() && self.core.backlog.claim(here().token)

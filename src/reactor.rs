@@ -310,7 +310,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             // The interface was full, or refused an operation for good: no sleep before the rest
             // is handed over, and before its callback.
             _ if !self.issue.is_empty() || self.ready.len() > ready => Wait::No,
-            Wait::For(..) if self.refused && submit => {
+            _ if self.refused && submit => {
                 std::thread::sleep(REFUSED_PAUSE);
                 Wait::No
             }
@@ -337,11 +337,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         }
         self.refused = match entered {
             Entered::Broken(errno) => {
-                let error = io::Error::from_raw_os_error(errno);
-                log(Level::Error, || {
-                    format!("the kernel interface broke; the thread pool goes on: {error}")
-                });
-                let _ = core.broken.set(errno);
+                broke(core, errno);
                 false
             }
             Entered::Refused(errno) => {
@@ -427,6 +423,13 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     }
 }
 
+/// Says that the pool does everything from here on.
+fn broke<C>(core: &Core<C>, errno: i32) {
+    let error = io::Error::from_raw_os_error(errno);
+    log(Level::Error, || format!("the kernel interface broke; the thread pool goes on: {error}"));
+    let _ = core.broken.set(errno);
+}
+
 /// Counts in an event that its submitter put straight into a channel. One that cannot run comes
 /// back completed, so that its callback hears of it.
 fn admit<C>(ledger: &Arc<Ledger>, mut event: IOEvent<C>) -> IOEvent<C> {
@@ -466,7 +469,12 @@ pub(crate) enum PollEnd {
 
 impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Reactor<C, I, Q> {
     fn start(&mut self, core: &Core<C>) -> io::Result<()> {
-        self.interface.start()?;
+        if let Err(error) = self.interface.start() {
+            // Forbidden since it was made.
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            self.interface.end(errno, &mut self.done);
+            broke(core, errno);
+        }
         self.sync_notify(core)
     }
 
@@ -543,8 +551,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let Some(fd) = core.notify.get().filter(|_| self.notifying) else { return };
         clear_eventfd(fd.as_raw_fd());
         let stuck = self.interface.queued() > 0 || !self.issue.is_empty();
-        let hidden = self.interface.is_silent() && self.pending > 0;
-        if stuck || hidden || !self.ready.is_empty() || self.interface.has_news() {
+        // Without operations, what the interface has is its own wake-up.
+        let news = self.pending > 0 && (self.interface.is_silent() || self.interface.has_news());
+        if stuck || news || !self.ready.is_empty() {
             write_eventfd(fd.as_raw_fd());
         }
     }

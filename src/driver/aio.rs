@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// The data of the poll on the wake-up descriptor; slots are 32 bits.
 const WAKE: u64 = u64::MAX;
 
-/// What an operation is called (`aio_lio_opcode`); fsync and poll since Linux 4.18.
+/// What an operation is called (`aio_lio_opcode`); fsync since Linux 4.18, poll since 4.19.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub(crate) enum Command {
@@ -249,7 +249,8 @@ impl Aio<Kernel> {
             Submitted::Again(errno) | Submitted::Broken(errno) => Err(errno),
         };
         match outcome {
-            Ok(()) => Ok(aio),
+            // A signal says nothing about the driver.
+            Ok(()) | Err(libc::EINTR) => Ok(aio),
             // An older kernel does not know the poll.
             Err(libc::EINVAL) => Err(refusal(libc::ENOSYS, depth)),
             Err(errno) => Err(refusal(errno, depth)),
@@ -370,25 +371,6 @@ impl<K: Calls> Aio<K> {
         }
         woken
     }
-
-    /// Completes everything, because the kernel takes no more.
-    fn end(&mut self, errno: i32, done: &mut Vec<Done>) -> Entered {
-        while self.in_kernel > 0 {
-            if self.calls.wait(1, None, &mut self.events).is_err() {
-                std::thread::sleep(PAUSE);
-            }
-            self.collect(done);
-        }
-        for iocb in self.queue.drain(..) {
-            // SAFETY: a pointer to one of its own iocbs.
-            let data = unsafe { (*iocb).data };
-            if data != WAKE {
-                done.push(Done { slot: data as u32, result: NOT_TAKEN });
-            }
-        }
-        clear_eventfd(self.wake);
-        Entered::Broken(errno)
-    }
 }
 
 impl<K: Calls> Interface for Aio<K> {
@@ -484,6 +466,24 @@ impl<K: Calls> Interface for Aio<K> {
     fn system_calls(&self) -> u64 {
         self.system_calls
     }
+
+    fn end(&mut self, errno: i32, done: &mut Vec<Done>) -> Entered {
+        while self.in_kernel > 0 {
+            if self.calls.wait(1, None, &mut self.events).is_err() {
+                std::thread::sleep(PAUSE);
+            }
+            self.collect(done);
+        }
+        for iocb in self.queue.drain(..) {
+            // SAFETY: a pointer to one of its own iocbs.
+            let data = unsafe { (*iocb).data };
+            if data != WAKE {
+                done.push(Done { slot: data as u32, result: NOT_TAKEN });
+            }
+        }
+        clear_eventfd(self.wake);
+        Entered::Broken(errno)
+    }
 }
 
 /// Puts an errno of the set-up into a sentence that says what to do.
@@ -500,7 +500,7 @@ fn refusal(errno: i32, depth: u32) -> Refusal {
         ),
         libc::ENOMEM => "no memory for the context: lower depth".into(),
         libc::ENOSYS => {
-            "the kernel has no AIO with poll (Linux 4.18, CONFIG_AIO), or seccomp hides it".into()
+            "the kernel has no AIO with poll (Linux 4.19, CONFIG_AIO), or seccomp hides it".into()
         }
         errno if forbidden(errno) => {
             "io_setup(2) or its companions are forbidden here: allow them in the container's \

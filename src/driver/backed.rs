@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use super::{Done, Entered, Interface, Prep, Wait};
+use super::{Descriptors, Done, Entered, Interface, Prep, Wait};
 use crate::tasks::Op;
 
 /// An interface that works while another one does the waiting.
@@ -16,6 +16,10 @@ pub(crate) trait Behind: Interface {
     fn waited(&mut self);
 }
 
+/// How often a kernel may refuse everything, with a pause of a millisecond each time, before it is
+/// given up.
+const MAX_REFUSALS: u32 = 5000;
+
 pub(crate) struct Backed<K, P> {
     /// `None` once it broke.
     kernel: Option<K>,
@@ -23,13 +27,22 @@ pub(crate) struct Backed<K, P> {
     /// Operations that each of them has.
     in_kernel: usize,
     in_pool: usize,
+    /// How often in a row the kernel refused while it held nothing.
+    refusals: u32,
     /// System calls of a kernel interface that broke.
     system_calls: u64,
 }
 
 impl<K: Interface, P: Behind> Backed<K, P> {
     pub(crate) fn new(kernel: K, pool: P) -> Self {
-        Backed { kernel: Some(kernel), pool, in_kernel: 0, in_pool: 0, system_calls: 0 }
+        Backed {
+            kernel: Some(kernel),
+            pool,
+            in_kernel: 0,
+            in_pool: 0,
+            refusals: 0,
+            system_calls: 0,
+        }
     }
 
     fn enter_pool(&mut self, wait: Wait, done: &mut Vec<Done>) -> Entered {
@@ -42,13 +55,26 @@ impl<K: Interface, P: Behind> Backed<K, P> {
     fn enter_kernel(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
         let Some(kernel) = &mut self.kernel else { return Entered::Fine };
         let before = done.len();
-        let entered = kernel.enter(submit, wait, done);
+        let mut entered = kernel.enter(submit, wait, done);
         self.in_kernel -= done.len() - before;
-        if let Entered::Broken(_) = entered {
-            self.system_calls = kernel.system_calls();
-            self.kernel = None;
+        match entered {
+            // Nothing that could complete would change its mind.
+            Entered::Refused(errno) if kernel.queued() == self.in_kernel => {
+                self.refusals += 1;
+                if self.refusals > MAX_REFUSALS {
+                    return self.end(errno, done);
+                }
+            }
+            Entered::Refused(_) => {}
+            Entered::Fine | Entered::Interrupted => self.refusals = 0,
+            Entered::Broken(errno) => entered = self.broke(errno),
         }
         entered
+    }
+
+    fn broke(&mut self, errno: i32) -> Entered {
+        self.system_calls = self.kernel.take().map_or(self.system_calls, |k| k.system_calls());
+        Entered::Broken(errno)
     }
 
     /// While the pool has operations, the kernel's wait ends with the first completion of either:
@@ -133,7 +159,16 @@ impl<K: Interface, P: Behind> Interface for Backed<K, P> {
         kernel + self.pool.system_calls()
     }
 
-    fn descriptors(&self) -> Vec<RawFd> {
+    fn end(&mut self, errno: i32, done: &mut Vec<Done>) -> Entered {
+        let before = done.len();
+        if let Some(kernel) = &mut self.kernel {
+            kernel.end(errno, done);
+        }
+        self.in_kernel -= done.len() - before;
+        self.broke(errno)
+    }
+
+    fn descriptors(&self) -> Descriptors {
         self.kernel.as_ref().map(K::descriptors).unwrap_or_default()
     }
 }

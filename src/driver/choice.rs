@@ -1,15 +1,15 @@
 //! Which driver a context gets: the one that was named, or the first that works, at the depth that
 //! was asked for or as near to it as the machine's limits allow.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use once_cell::sync::OnceCell;
+use once_cell::race::OnceBox;
 
 use super::aio::{Aio, Kernel};
+use super::direct::FileSizeSignal;
 use super::pool::Pool;
 use super::uring::{Options, Uring};
 use super::{Driver, Entered, Interface, Prep, Refusal, Wait};
@@ -181,12 +181,17 @@ fn fit<T>(
 /// What a probe of a driver said, found out once per process; what may be otherwise the next time is
 /// not kept.
 fn known(driver: Driver) -> Result<(), Refusal> {
-    static KNOWN: [OnceCell<Result<(), Refusal>>; 4] = [const { OnceCell::new() }; 4];
-    let outcome = KNOWN[driver as usize].get_or_try_init(|| match probe_one(driver) {
-        Err(refusal) if is_passing(refusal.errno) => Err(refusal),
-        outcome => Ok(outcome),
-    });
-    outcome?.clone()
+    static KNOWN: [OnceBox<Result<(), Refusal>>; 4] = [const { OnceBox::new() }; 4];
+    let known = &KNOWN[driver as usize];
+    if let Some(outcome) = known.get() {
+        return outcome.clone();
+    }
+    // Nobody waits for another's probe: a child forked meanwhile would wait for ever.
+    let outcome = probe_one(driver);
+    if !matches!(&outcome, Err(refusal) if is_passing(refusal.errno)) {
+        let _ = known.set(Box::new(outcome.clone()));
+    }
+    outcome
 }
 
 /// Does real I/O through a driver: whether it works on this machine now. AUTO: whether any does.
@@ -209,56 +214,72 @@ fn probe_one(driver: Driver) -> Result<(), Refusal> {
     let wake_up = Arc::new(WakeUp::new().map_err(failed)?);
     let wake = wake_up.descriptor();
     let outcome = match driver {
-        Driver::Auto | Driver::Pool => try_out(Pool::new(PROBE_DEPTH, wake_up)),
-        Driver::Aio => try_out(Aio::for_probe(PROBE_DEPTH, wake)?),
+        Driver::Auto | Driver::Pool => try_out(Pool::new(PROBE_DEPTH, wake_up), wake),
+        Driver::Aio => try_out(Aio::for_probe(PROBE_DEPTH, wake)?, wake),
         Driver::Uring => {
             let options = Options { depth: PROBE_DEPTH, sqpoll: false, iopoll: false, wake };
-            try_out(Uring::new(options)?)
+            try_out(Uring::new(options)?, wake)
         }
     };
     outcome.map_err(failed)
 }
 
-/// Writes, syncs and reads a file in memory, or reads the running program where there can be none.
-fn try_out(mut interface: impl Interface) -> io::Result<()> {
+/// Writes, syncs and reads a file in memory. Where there can be none, that the driver answers at all
+/// has to do.
+fn try_out(mut interface: impl Interface, wake: RawFd) -> io::Result<()> {
     interface.start()?;
+    let _signal = FileSizeSignal::hold();
     // SAFETY: the name is a C string; the descriptor is fresh, and nobody else has it.
     let memory = unsafe {
         let fd = libc::memfd_create(c"io_engine probe".as_ptr(), libc::MFD_CLOEXEC);
-        (fd >= 0).then(|| File::from_raw_fd(fd))
+        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd))
     };
-    let (file, actions) = match memory {
-        Some(file) => (file, &[IOAction::Write, IOAction::Fdatasync, IOAction::Read][..]),
-        None => (File::open("/proc/self/exe")?, &[IOAction::Read][..]),
+    let Some(file) = memory else {
+        return try_one(&mut interface, IOAction::Fdatasync, wake, &mut []).map(|_| ());
     };
     let mut bytes = *b"probe...";
-    for &action in actions {
-        let (memory, len) = match action.is_transfer() {
-            true => (Memory::Plain(bytes.as_mut_ptr()), bytes.len() as u64),
-            false => (Memory::None, 0),
-        };
-        let op = Op { action, fd: file.as_raw_fd(), offset: 0, len, memory };
-        if interface.prep(0, &op) != Prep::Queued {
-            return Err(io::Error::from_raw_os_error(libc::ENOSYS));
-        }
-        let mut done = Vec::new();
-        let mut refusals = 0;
-        while done.is_empty() {
-            match interface.enter(true, Wait::For(1, None), &mut done) {
-                Entered::Refused(_) if refusals < MAX_REFUSALS => {
-                    refusals += 1;
-                    std::thread::sleep(REFUSED_PAUSE);
-                }
-                Entered::Refused(errno) | Entered::Broken(errno) => {
-                    return Err(io::Error::from_raw_os_error(errno));
-                }
-                Entered::Fine | Entered::Interrupted => {}
-            }
-        }
-        if done[0].result != len as i64 {
-            let errno = i32::try_from(-done[0].result).unwrap_or(libc::EIO).max(1);
-            return Err(io::Error::from_raw_os_error(errno));
+    for action in [IOAction::Write, IOAction::Fdatasync, IOAction::Read] {
+        let result = try_one(&mut interface, action, file.as_raw_fd(), &mut bytes)?;
+        match -result as i32 {
+            // RLIMIT_FSIZE and a full tmpfs say nothing about the driver.
+            libc::EFBIG | libc::ENOSPC => return Ok(()),
+            errno @ 1.. => return Err(io::Error::from_raw_os_error(errno)),
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// One operation and its result.
+fn try_one(
+    interface: &mut impl Interface,
+    action: IOAction,
+    fd: RawFd,
+    bytes: &mut [u8],
+) -> io::Result<i64> {
+    let (memory, len) = match action.is_transfer() {
+        true => (Memory::Plain(bytes.as_mut_ptr()), bytes.len() as u64),
+        false => (Memory::None, 0),
+    };
+    if interface.prep(0, &Op { action, fd, offset: 0, len, memory }) != Prep::Queued {
+        return Err(io::Error::from_raw_os_error(libc::ENOSYS));
+    }
+    let mut done = Vec::new();
+    let mut refusals = 0;
+    while done.is_empty() {
+        match interface.enter(true, Wait::For(1, None), &mut done) {
+            Entered::Refused(_) if refusals < MAX_REFUSALS => {
+                refusals += 1;
+                std::thread::sleep(REFUSED_PAUSE);
+            }
+            Entered::Refused(errno) => {
+                // The kernel may have the operation all the same, and with it the memory.
+                interface.end(errno, &mut done);
+                return Err(io::Error::from_raw_os_error(errno));
+            }
+            Entered::Broken(errno) => return Err(io::Error::from_raw_os_error(errno)),
+            Entered::Fine | Entered::Interrupted => {}
+        }
+    }
+    Ok(done[0].result)
 }

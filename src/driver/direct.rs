@@ -58,7 +58,8 @@ pub(crate) fn read_at_once(op: &Op) -> Option<i64> {
     // SAFETY: as in `perform`; a single segment lives until the end.
     let read =
         unsafe { libc::preadv2(op.fd, at, count, op.offset as libc::off_t, libc::RWF_NOWAIT) };
-    (read >= 0).then_some(read as i64)
+    // 0 need not be the end of the file (readv(2), BUGS: Linux 5.9 and 5.10).
+    (read > 0).then_some(read as i64)
 }
 
 /// Whether the descriptor was opened with O_DIRECT. One that is none counts as such: whoever gets

@@ -12,6 +12,8 @@ pub(crate) mod uring;
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::log::{log, Level};
@@ -126,9 +128,39 @@ pub(crate) trait Interface: Send {
         self.must_poll()
     }
     fn system_calls(&self) -> u64;
+    /// Gives the interface up, for this errno, as if it had refused for good:
+    /// [`Entered::Broken`].
+    fn end(&mut self, errno: i32, _done: &mut Vec<Done>) -> Entered {
+        Entered::Broken(errno)
+    }
     /// What a forked child has to close.
-    fn descriptors(&self) -> Vec<RawFd> {
-        Vec::new()
+    fn descriptors(&self) -> Descriptors {
+        Descriptors::default()
+    }
+}
+
+/// Numbers of open descriptors. A forked child may look at any moment.
+#[derive(Clone)]
+pub(crate) struct Descriptors(Arc<[AtomicI32; 2]>);
+
+impl Default for Descriptors {
+    fn default() -> Self {
+        Descriptors::new([-1, -1])
+    }
+}
+
+impl Descriptors {
+    fn new(fds: [RawFd; 2]) -> Self {
+        Descriptors(Arc::new(fds.map(AtomicI32::new)))
+    }
+
+    /// Before they are closed, and their numbers somebody else's.
+    fn forget(&self) {
+        self.0.iter().for_each(|fd| fd.store(-1, SeqCst));
+    }
+
+    pub(crate) fn open(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.0.iter().map(|fd| fd.load(SeqCst)).filter(|fd| *fd >= 0)
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use once_cell::sync::OnceCell;
+use once_cell::race::OnceNonZeroUsize;
 
 use super::backed::Behind;
 use super::direct;
@@ -28,6 +28,12 @@ pub(crate) const MAX_THREADS: u32 = 64;
 
 /// How long a thread without work stays: as long as those of io-wq.
 const IDLE_TIME: Duration = Duration::from_secs(5);
+
+/// How long the pool makes do with fewer threads after one could not be started.
+const RETRY_TIME: Duration = Duration::from_secs(1);
+
+/// How long to sleep at a time where ppoll(2) is forbidden.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Operations waiting for one running thread that are worth waking another, where there is a
 /// processor for it.
@@ -72,9 +78,10 @@ struct State {
     /// Completions that end the reactor's wait.
     wanted: usize,
     notify: Option<RawFd>,
-    /// All threads; at most `limit`, which is lower for a while where none could be started.
+    /// All threads; at most `limit`, which is lower until the time comes to try again.
     threads: usize,
     limit: usize,
+    retry_at: Option<Instant>,
     /// Threads that are not waiting in a system call, those that were just called included.
     running: usize,
     /// Threads without work. The last one to come is the next to be called: the others get old.
@@ -142,6 +149,10 @@ impl Pool {
         let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: one pollfd, a time or none; both live for the call.
         let ready = unsafe { libc::ppoll(&mut watched, 1, time, std::ptr::null()) };
+        if ready < 0 && direct::last_errno() != libc::EINTR {
+            // Forbidden: looks now and then.
+            std::thread::sleep(PAUSE);
+        }
         self.shared.wake_up.awake();
         let mut calls = 1;
         if ready > 0 {
@@ -238,6 +249,10 @@ impl Shared {
                 thread.unpark();
                 continue;
             }
+            if state.retry_at.is_some_and(|at| Instant::now() >= at) {
+                state.limit = self.most;
+                state.retry_at = None;
+            }
             if state.threads >= state.limit {
                 break;
             }
@@ -248,12 +263,20 @@ impl Shared {
             let spawned = spawn("ioe-pool".into(), move || shared.work());
             state = lock(&self.state);
             match spawned {
-                Ok(handle) => state.handles.push(handle),
+                Ok(handle) => {
+                    // Those that have ended are on their last steps: joined, and not forgotten.
+                    let handles = std::mem::take(&mut state.handles).into_iter();
+                    let (ended, living) = handles.partition(JoinHandle::is_finished);
+                    let ended: Vec<_> = ended;
+                    state.handles = living;
+                    state.handles.push(handle);
+                    ended.into_iter().for_each(|thread| drop(thread.join()));
+                }
                 Err(error) => {
                     state.running -= 1;
                     state.threads -= 1;
-                    // Not asked again before some thread has nothing to do.
                     state.limit = state.threads.max(1);
+                    state.retry_at = Some(Instant::now() + RETRY_TIME);
                     let threads = state.threads;
                     drop(state);
                     log(Level::Warn, || {
@@ -337,7 +360,6 @@ impl Shared {
         let me = std::thread::current();
         let since = Instant::now();
         state.running -= 1;
-        state.limit = self.most;
         state.idle.push(me.clone());
         loop {
             if state.ending {
@@ -350,8 +372,6 @@ impl Shared {
             if left.is_zero() {
                 state.idle.remove(place);
                 state.threads -= 1;
-                // Nobody waits for it any more.
-                state.handles.retain(|handle| handle.thread().id() != me.id());
                 return None;
             }
             drop(state);
@@ -363,8 +383,9 @@ impl Shared {
 
 /// Asked once: it reads the files of the cgroup.
 fn processors() -> usize {
-    static COUNT: OnceCell<usize> = OnceCell::new();
-    *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, |count| count.get()))
+    static COUNT: OnceNonZeroUsize = OnceNonZeroUsize::new();
+    let one = std::num::NonZeroUsize::MIN;
+    COUNT.get_or_init(|| std::thread::available_parallelism().unwrap_or(one)).get()
 }
 
 /// Does all that is queued on the reactor's own thread: there is no other.

@@ -6,10 +6,12 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use io_uring::{opcode, squeue, types, IoUring, Probe};
-use once_cell::sync::OnceCell;
+use once_cell::race::OnceBox;
 
 use super::direct::is_direct;
-use super::{forbidden, Done, Driver, Entered, Interface, Prep, Refusal, Wait, NOT_TAKEN};
+use super::{
+    forbidden, Descriptors, Done, Driver, Entered, Interface, Prep, Refusal, Wait, NOT_TAKEN,
+};
 use crate::log::{log, Level};
 use crate::tasks::{IOAction, Memory, Op};
 use crate::wake::clear_eventfd;
@@ -21,6 +23,9 @@ const SQPOLL_IDLE_MS: u32 = 100;
 /// Linux 5.15). Without a bound the kernel allows 4 per CPU and depth for the first, and
 /// RLIMIT_NPROC for the second.
 const IO_WORKERS: [u32; 2] = [16, 4];
+
+/// How long to wait before asking again whether a closed ring is gone.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The user data of the poll on the wake-up descriptor; slots are 32 bits.
 const WAKE: u64 = u64::MAX;
@@ -45,6 +50,7 @@ pub(crate) struct Uring {
     /// The reading end of a pipe whose writing end only the ring holds: it ends when the ring is
     /// gone, and with it all that it had in the kernel.
     witness: ManuallyDrop<OwnedFd>,
+    descriptors: Descriptors,
     generation: crate::fork::Generation,
     options: Options,
     actions: Actions,
@@ -53,8 +59,10 @@ pub(crate) struct Uring {
     prepared: u64,
     /// Whether the poll on the wake-up descriptor has to be set (again).
     rearm: bool,
-    /// That poll is in the submission queue.
-    own_queued: bool,
+    /// That poll was put into the submission queue, behind so many operations.
+    own_queued: Option<u64>,
+    /// The kernel knows the multishot poll (Linux 5.13).
+    multishot: bool,
     system_calls: u64,
 }
 
@@ -83,20 +91,24 @@ impl Uring {
             }
             _ => {}
         }
-        static ACTIONS: OnceCell<Actions> = OnceCell::new();
-        let actions = ACTIONS.get_or_try_init(|| Actions::ask(&ring));
+        // Nobody waits for another's answer: a child forked meanwhile would wait for ever.
+        static ACTIONS: OnceBox<Actions> = OnceBox::new();
+        let actions = ACTIONS.get_or_try_init(|| Actions::ask(&ring).map(Box::new));
         let actions = *actions.map_err(|error| refusal(&error, options))?;
         let witness = witness(&ring).map_err(|error| refusal(&error, options))?;
+        let descriptors = Descriptors::new([ring.as_raw_fd(), witness.as_raw_fd()]);
         Ok(Uring {
             ring: ManuallyDrop::new(ring),
             witness: ManuallyDrop::new(witness),
+            descriptors,
             generation: crate::fork::generation(),
             options,
             actions,
             held: vec![0; options.depth as usize],
             prepared: 0,
             rearm: !options.iopoll,
-            own_queued: false,
+            own_queued: None,
+            multishot: true,
             system_calls: 0,
         })
     }
@@ -114,9 +126,11 @@ impl Uring {
             return;
         }
         let fd = types::Fd(self.options.wake);
-        let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true);
-        self.own_queued = self.push(&poll.build().user_data(WAKE));
-        self.rearm = !self.own_queued;
+        let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(self.multishot);
+        if self.push(&poll.build().user_data(WAKE)) {
+            self.own_queued = Some(self.prepared);
+            self.rearm = false;
+        }
     }
 
     /// Takes all completions. How many entries there were.
@@ -126,7 +140,10 @@ impl Uring {
         for entry in self.ring.completion() {
             count += 1;
             match entry.user_data() {
-                WAKE => poll_ended |= !io_uring::cqueue::more(entry.flags()),
+                WAKE => {
+                    self.multishot &= entry.result() != -libc::EINVAL;
+                    poll_ended |= !io_uring::cqueue::more(entry.flags());
+                }
                 slot => {
                     self.held[slot as usize] = 0;
                     done.push(Done { slot: slot as u32, result: entry.result().into() });
@@ -146,30 +163,9 @@ impl Uring {
     fn untaken(&self) -> usize {
         // SAFETY: the ring has one owner, who is here; nobody else holds its submission queue.
         let entries = unsafe { self.ring.submission_shared().len() };
-        entries - usize::from(self.own_queued)
-    }
-
-    /// Gives the ring up, because it cannot be entered any more, and completes what it held. Some
-    /// completions appear only inside the ring's own system call, so they are never seen; the
-    /// kernel finishes all that it has when the ring is closed, and the witness tells when.
-    fn end(&mut self, errno: i32, done: &mut Vec<Done>) -> Entered {
-        let taken = self.prepared - self.untaken() as u64;
-        // SAFETY: not used again; `drop` knows by the empty list of what is held.
-        unsafe { ManuallyDrop::drop(&mut self.ring) }
-        let (fd, mut byte) = (self.witness.as_raw_fd(), 0u8);
-        // SAFETY: room for the byte, which nobody writes: it ends with the other end. A signal only
-        // makes it look again.
-        while unsafe { libc::read(fd, (&raw mut byte).cast(), 1) } != 0 {}
-        for (slot, order) in std::mem::take(&mut self.held).into_iter().enumerate() {
-            let result = match order {
-                0 => continue,
-                order if order > taken => NOT_TAKEN,
-                _ => -i64::from(errno),
-            };
-            done.push(Done { slot: slot as u32, result });
-        }
-        clear_eventfd(self.options.wake);
-        Entered::Broken(errno)
+        // The kernel takes them in order: the poll is there while more are than came behind it.
+        let own = self.own_queued.is_some_and(|at| entries as u64 > self.prepared - at);
+        entries - usize::from(own)
     }
 }
 
@@ -307,8 +303,6 @@ impl Interface for Uring {
             }
         };
         let collected = self.collect(done);
-        // It was put in last.
-        self.own_queued &= !self.ring.submission().is_empty();
         match entered.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO)) {
             // A call that also submitted does not say that a signal or the time ended its wait.
             Ok(taken) if taken == to_submit && collected < min => Entered::Interrupted,
@@ -339,8 +333,39 @@ impl Interface for Uring {
         self.system_calls
     }
 
-    fn descriptors(&self) -> Vec<RawFd> {
-        vec![self.ring.as_raw_fd(), self.witness.as_raw_fd()]
+    /// Completes what the ring held. Some completions appear only inside the ring's own system call,
+    /// so they are never seen; the kernel finishes all that it has when the ring is closed, and the
+    /// witness tells when. A forked child that still holds the ring delays that.
+    fn end(&mut self, errno: i32, done: &mut Vec<Done>) -> Entered {
+        let taken = match self.options.sqpoll {
+            // The kernel's thread goes on taking them until the ring is closed.
+            true => self.prepared,
+            false => self.prepared - self.untaken() as u64,
+        };
+        let busy = self.held.iter().any(|order| (1..=taken).contains(order));
+        self.descriptors.forget();
+        // SAFETY: not used again; `drop` knows by the empty list of what is held.
+        unsafe { ManuallyDrop::drop(&mut self.ring) }
+        let (fd, mut byte) = (self.witness.as_raw_fd(), 0u8);
+        // SAFETY: room for the byte, which nobody writes: it ends with the other end.
+        while busy && unsafe { libc::read(fd, (&raw mut byte).cast(), 1) } != 0 {
+            // A signal, or a filter that forbids even this.
+            std::thread::sleep(PAUSE);
+        }
+        for (slot, order) in std::mem::take(&mut self.held).into_iter().enumerate() {
+            let result = match order {
+                0 => continue,
+                order if order > taken => NOT_TAKEN,
+                _ => -i64::from(errno),
+            };
+            done.push(Done { slot: slot as u32, result });
+        }
+        clear_eventfd(self.options.wake);
+        Entered::Broken(errno)
+    }
+
+    fn descriptors(&self) -> Descriptors {
+        self.descriptors.clone()
     }
 }
 

@@ -540,7 +540,9 @@ pub unsafe extern "C" fn ioe_poll(ctx: *mut ioe_context, min: u32, timeout_ms: i
 
 /// An eventfd(2) for epoll, libuv, or a loop of your own: readable when `ioe_poll` has something
 /// to hand out. Do not read it; the context closes it. Call `ioe_poll(ctx, 0, 0)` after
-/// submitting and before sleeping on it. Owner's thread, or any before there is an owner.
+/// submitting and before sleeping on it. Best asked for before the first submit: with
+/// `IOE_DRIVER_AIO`, operations already in the kernel cannot tell it, and it stays readable until
+/// they are done. Owner's thread, or any before there is an owner.
 ///
 /// Returns the descriptor, or:
 /// - `-EPERM`: not the owner.
