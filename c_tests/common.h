@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -115,6 +116,8 @@ static inline void begin_tap(void)
         stdout = file;
     }
     cmocka_set_message_output(CM_OUTPUT_TAP);
+    /* One test, or several by * and ?. */
+    cmocka_set_test_filter(getenv("IOE_TEST_ONLY"));
     alarm(TEST_TIME_LIMIT);
 }
 
@@ -436,6 +439,14 @@ static inline size_t read_tasks(const char *prefix, task *out, size_t max)
     if (dir != NULL)
         closedir(dir);
     return count;
+}
+
+/* Returns when the library has no thread any more, and hangs where one stays: /proc shows one that
+ * was joined for a moment longer. */
+static inline void await_no_threads(void)
+{
+    while (read_tasks("ioe-", NULL, 0) > 0)
+        sched_yield();
 }
 
 /* ---- files: without a name as soon as they are open ---- */

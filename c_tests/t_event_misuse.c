@@ -5,7 +5,6 @@
  */
 #include "common.h"
 
-#include <sched.h>
 
 #define LEN 4096
 

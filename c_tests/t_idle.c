@@ -9,7 +9,6 @@
 #include "stuck.h"
 
 #include <poll.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
 

@@ -86,7 +86,7 @@ static int only_lacking_actions_are_plain(void *arg)
     CHILD_CHECK(ioe_context_info(ctx, &info, sizeof info) == 0);
     CHILD_CHECK(info.driver == l->driver);
     CHILD_CHECK(ioe_context_free(ctx) == 0);
-    CHILD_CHECK(read_tasks("ioe-pool", NULL, 0) == 0);
+    await_no_threads();
     return 0;
 }
 

@@ -5,7 +5,6 @@
  */
 #include "stuck.h"
 
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>

@@ -6,7 +6,6 @@
  */
 #include "stuck.h"
 
-#include <sched.h>
 #include <stdatomic.h>
 #include <sys/ioctl.h>
 

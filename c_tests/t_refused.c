@@ -43,7 +43,7 @@ static int refused_creation(void *arg)
     CHILD_CHECK(count_lines(&log, IOE_LOG_ERROR, "") == 1);
     CHILD_CHECK(strlen(log.texts[0]) > 0);
     CHILD_CHECK(count_descriptors() == descriptors);
-    CHILD_CHECK(read_tasks("ioe-", NULL, 0) == 0);
+    await_no_threads();
     return 0;
 }
 

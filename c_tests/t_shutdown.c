@@ -7,7 +7,6 @@
 #include "stuck.h"
 
 #include <malloc.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
@@ -448,9 +447,11 @@ static void ten_thousand_contexts_leave_nothing(void **state)
     assert_int_equal(ftruncate(fd, 4096), 0);
     for (unsigned long i = 0; i < warm_up; i++)
         live_a_short_life(&deliveries[i % COUNT_OF(deliveries)], event, fd);
+    await_no_threads();
     holdings before = look_at_holdings();
     for (unsigned long i = 0; i < lives; i++)
         live_a_short_life(&deliveries[i % COUNT_OF(deliveries)], event, fd);
+    await_no_threads();
     holdings after = look_at_holdings();
     assert_int_equal(after.descriptors, before.descriptors);
     assert_int_equal(after.threads, before.threads);
