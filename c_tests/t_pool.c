@@ -1,0 +1,381 @@
+/*
+ * Promise: the pool of threads works wherever plain files do. Its threads come with the first work,
+ * are never more than 64, and end when there is none; where none can be started the work is done all
+ * the same; a write beyond RLIMIT_FSIZE is an errno there too. It needs no system call but those for
+ * files, threads, eventfd(2) and ppoll(2).
+ */
+#include <dlfcn.h>
+#include <grp.h>
+#include <poll.h>
+#include <sys/resource.h>
+
+#include "refuse.h"
+#include "stuck.h"
+
+enum { BLOCK = 4096, MOST_THREADS = 64 };
+
+/* ---- threads that cannot be started ---- */
+
+/* How many more may be; negative for any number. */
+static atomic_int threads_left = -1;
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*body)(void *), void *arg)
+{
+    static int (*next)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    int left = atomic_load(&threads_left);
+    if (next == NULL)
+        *(void **)&next = dlsym(RTLD_NEXT, "pthread_create");
+    if (left == 0)
+        return EAGAIN;
+    if (left > 0)
+        atomic_fetch_sub(&threads_left, 1);
+    return next(thread, attr, body, arg);
+}
+
+static ioe_config pool_config(const delivery *how, uint32_t depth, uint32_t queue_size)
+{
+    ioe_config cfg;
+    ioe_config_init(&cfg, sizeof cfg);
+    cfg.driver = IOE_DRIVER_POOL;
+    cfg.flags = how->flags;
+    cfg.workers = how->workers;
+    cfg.depth = depth;
+    cfg.queue_size = queue_size;
+    return cfg;
+}
+
+static ioe_context *new_pool(const delivery *how, uint32_t depth, uint32_t queue_size)
+{
+    const ioe_config cfg = pool_config(how, depth, queue_size);
+    return new_context_from(&cfg);
+}
+
+static size_t count_pool(void)
+{
+    return read_tasks("ioe-pool", NULL, 0);
+}
+
+static void await_pool(size_t count)
+{
+    while (count_pool() != count)
+        sched_yield();
+}
+
+/* ---- first use, and the end of it ---- */
+
+static void work_a_little(ioe_context *ctx, const delivery *how, int fd)
+{
+    static uint8_t buf[BLOCK];
+    ioe_event *event = new_event();
+    for (int i = 0; i < 100; i++) {
+        assert_int_equal(ioe_prep_write(event, fd, buf, BLOCK, 0), 0);
+        assert_int_equal(run_event(ctx, how, event), BLOCK);
+    }
+    ASSERT_CALL(ioe_drain(ctx, -1), 0);
+    assert_int_equal(ioe_event_free(event), 0);
+}
+
+/* A context of each delivery at the same time: going takes five seconds. */
+static void threads_come_with_work_and_go_without(void **state)
+{
+    ioe_context *contexts[COUNT_OF(deliveries)];
+    int fd = temp_file(IN_MEMORY);
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(deliveries); i++)
+        contexts[i] = new_pool(&deliveries[i], 32, 64);
+    for (int again = 0; again < 2; again++) {
+        size_t others = read_tasks("ioe-", NULL, 0);
+        assert_int_equal(count_pool(), 0);
+        for (size_t i = 0; i < COUNT_OF(deliveries); i++) {
+            /* One at a time needs no more than one, and one that goes to sleep. */
+            size_t before = count_pool();
+            work_a_little(contexts[i], &deliveries[i], fd);
+            assert_in_range(count_pool(), before + 1, before + 2);
+        }
+        while (again == 0 && count_pool() > 0)
+            poll(NULL, 0, 50);
+        if (again == 0)
+            assert_int_equal(read_tasks("ioe-", NULL, 0), others);
+    }
+    for (size_t i = 0; i < COUNT_OF(deliveries); i++)
+        ASSERT_CALL(ioe_context_free(contexts[i]), 0);
+    await_no_threads();
+    close(fd);
+}
+
+/* ---- no more than there may be ---- */
+
+/* Reads that all stay, of one pipe: each keeps a thread. */
+static void stay_and_count(const delivery *how, uint32_t depth, size_t events, size_t threads)
+{
+    ioe_context *ctx = new_pool(how, depth, 512);
+    uint64_t *words = calloc(events, sizeof *words);
+    ioe_event **all = calloc(events, sizeof *all);
+    latch done = LATCH_INIT;
+    int ends[2];
+    assert_true(words != NULL && all != NULL);
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    for (size_t i = 0; i < events; i++) {
+        all[i] = new_event();
+        assert_int_equal(ioe_prep_read(all[i], ends[0], &words[i], sizeof *words, 0), 0);
+        assert_int_equal(ioe_event_set_callback(all[i], hit_latch, &done), 0);
+        ASSERT_CALL(ioe_submit(ctx, all[i]), 0);
+    }
+    if (how->flags & IOE_POLLED)
+        assert_int_equal(ioe_poll(ctx, 0, 0), 0);
+    await_pool(threads);
+    /* All of them are busy and more is waiting: were another one allowed, it would come now. */
+    for (int look = 0; look < 100; look++) {
+        if (how->flags & IOE_POLLED)
+            assert_int_equal(ioe_poll(ctx, 0, 0), 0);
+        poll(NULL, 0, 1);
+        assert_int_equal(count_pool(), threads);
+    }
+    assert_int_equal(latch_count(&done), 0);
+    for (uint64_t i = 0; i < events; i++) {
+        const uint64_t word = i + 1;
+        assert_int_equal(write(ends[1], &word, sizeof word), sizeof word);
+    }
+    await(ctx, how, &done, events);
+    assert_true(count_pool() <= threads);
+    uint64_t sum = 0;
+    for (size_t i = 0; i < events; i++) {
+        assert_int_equal(ioe_event_result(all[i]), sizeof *words);
+        assert_int_equal(ioe_event_free(all[i]), 0);
+        sum += words[i];
+    }
+    assert_int_equal(sum, events * (events + 1) / 2);
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    await_no_threads();
+    close(ends[0]);
+    close(ends[1]);
+    free(all);
+    free(words);
+}
+
+static void no_more_threads_than_64_or_the_depth(void **state)
+{
+    stay_and_count(*state, 256, 300, MOST_THREADS);
+    stay_and_count(*state, 4, 20, 4);
+    stay_and_count(*state, 1, 3, 1);
+}
+
+/* ---- none to be had ---- */
+
+typedef struct starved {
+    const delivery *how;
+    int fd, direct;
+    int threads; /* so many can be started */
+    int error;   /* of system calls that are refused */
+} starved;
+
+/* Without a thread of the pool's, the reactor does it: the polling thread, or the context's own. */
+static pid_t find_reactor(void)
+{
+    task one;
+    return read_tasks("ioe-reactor", &one, 1) > 0 ? one.tid : gettid();
+}
+
+/* A few at a time, so that more than one thread is asked for. */
+static int batches_work(ioe_context *ctx, const starved *s)
+{
+    enum { EVENTS = 200 };
+    uint8_t *bufs = ioe_buffer_alloc(EVENTS * BLOCK, 0);
+    ioe_event *events[EVENTS];
+    latch done = LATCH_INIT;
+    CHILD_CHECK(bufs != NULL);
+    for (int reading = 0; reading < 2; reading++) {
+        for (uint64_t i = 0; i < EVENTS; i++) {
+            uint8_t *buf = bufs + i * BLOCK;
+            events[i] = reading ? events[i] : ioe_event_new();
+            if (!reading)
+                pattern_fill(buf, BLOCK, 8, i * BLOCK);
+            else
+                memset(buf, 0, BLOCK);
+            const int fd = i % 2 == 0 ? s->direct : s->fd;
+            CHILD_CHECK((reading ? ioe_prep_read(events[i], fd, buf, BLOCK, i * BLOCK)
+                                 : ioe_prep_write(events[i], fd, buf, BLOCK, i * BLOCK)) == 0);
+            CHILD_CHECK(ioe_event_set_callback(events[i], hit_latch, &done) == 0);
+        }
+        CHILD_CHECK(ioe_submit_batch(ctx, events, EVENTS) == EVENTS);
+        CHILD_CHECK(ioe_drain(ctx, -1) == 0);
+        CHILD_CHECK(latch_count(&done) == (unsigned long)(reading + 1) * EVENTS);
+        for (uint64_t i = 0; i < EVENTS; i++) {
+            CHILD_CHECK(ioe_event_result(events[i]) == BLOCK);
+            CHILD_CHECK(pattern_holds(bufs + i * BLOCK, BLOCK, 8, i * BLOCK));
+        }
+    }
+    for (uint64_t i = 0; i < EVENTS; i++)
+        CHILD_CHECK(ioe_event_free(events[i]) == 0);
+    ioe_buffer_free(bufs);
+    return 0;
+}
+
+static int works_starved(void *arg)
+{
+    const starved *s = arg;
+    const ioe_config cfg = pool_config(s->how, 128, 512);
+    static log_lines said = LOG_LINES_INIT;
+    ioe_context *ctx = NULL;
+    ioe_set_log(keep_line, &said, IOE_LOG_WARN);
+    CHILD_CHECK(ioe_context_new(&cfg, &ctx) == 0);
+    const pid_t reactor = find_reactor();
+    atomic_store(&threads_left, s->threads);
+    CHILD_CHECK(batches_work(ctx, s) == 0);
+    CHILD_CHECK(every_action_works(ctx, s->fd) == 0);
+    CHILD_CHECK(every_action_works(ctx, s->direct) == 0);
+    CHILD_CHECK(count_pool() <= (size_t)s->threads);
+    if (s->threads == 0) {
+        CHILD_CHECK(atomic_load(&plain_caller) == reactor);
+        CHILD_CHECK(count_lines(&said, IOE_LOG_WARN, "thread") > 0);
+    }
+    /* A shortage that is over is forgotten. */
+    atomic_store(&threads_left, -1);
+    forget_plain_calls();
+    CHILD_CHECK(every_action_works(ctx, s->fd) == 0);
+    CHILD_CHECK(count_pool() > 0);
+    CHILD_CHECK(atomic_load(&plain_caller) != reactor);
+    CHILD_CHECK(ioe_context_free(ctx) == 0);
+    await_no_threads();
+    return 0;
+}
+
+static void run_starved(int (*body)(void *arg), starved *s)
+{
+    s->fd = temp_file(ON_DISK);
+    s->direct = open_direct(s->fd);
+    assert_in_child(body, s);
+    close(s->direct);
+    close(s->fd);
+}
+
+static void events_complete_without_threads(void **state)
+{
+    static const int threads[] = {0, 1, 3};
+    for (size_t i = 0; i < COUNT_OF(threads); i++) {
+        starved s = {.how = *state, .threads = threads[i]};
+        run_starved(works_starved, &s);
+    }
+}
+
+/* The same by the kernel's own limit, which root does not have. */
+static int works_without_processes(void *arg)
+{
+    enum { NOBODY = 65534 };
+    const starved *s = arg;
+    const ioe_config cfg = pool_config(s->how, 128, 512);
+    const struct rlimit none = {0, 0};
+    ioe_context *ctx = NULL;
+    CHILD_CHECK(ioe_context_new(&cfg, &ctx) == 0);
+    const pid_t reactor = find_reactor();
+    if (geteuid() == 0 && (setgroups(0, NULL) != 0 || setresgid(NOBODY, NOBODY, NOBODY) != 0 ||
+                           setresuid(NOBODY, NOBODY, NOBODY) != 0))
+        return CANNOT;
+    if (setrlimit(RLIMIT_NPROC, &none) != 0)
+        return CANNOT;
+    CHILD_CHECK(batches_work(ctx, s) == 0);
+    CHILD_CHECK(every_action_works(ctx, s->direct) == 0);
+    CHILD_CHECK(count_pool() == 0);
+    CHILD_CHECK(atomic_load(&plain_caller) == reactor);
+    CHILD_CHECK(ioe_context_free(ctx) == 0);
+    return 0;
+}
+
+static void events_complete_without_processes(void **state)
+{
+    starved s = {.how = *state};
+    run_starved(works_without_processes, &s);
+}
+
+/* ---- RLIMIT_FSIZE: an errno, and the process lives ---- */
+
+/* Also where the thread that writes is the program's own, which has SIGXFSZ. */
+static int writes_past_the_limit(void *arg)
+{
+    const starved *s = arg;
+    const ioe_config cfg = pool_config(s->how, 8, 64);
+    const struct rlimit limit = {2 * BLOCK, RLIM_INFINITY}, no_core = {0, 0};
+    ioe_context *ctx = NULL;
+    ioe_event *event = ioe_event_new();
+    latch done = LATCH_INIT;
+    uint8_t *buf = ioe_buffer_alloc(3 * BLOCK, 0);
+    CHILD_CHECK(event != NULL && buf != NULL);
+    CHILD_CHECK(ioe_context_new(&cfg, &ctx) == 0);
+    CHILD_CHECK(setrlimit(RLIMIT_CORE, &no_core) == 0 && setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    CHILD_CHECK(ioe_event_set_callback(event, hit_latch, &done) == 0);
+    atomic_store(&threads_left, s->threads);
+    for (unsigned long step = 0; step < 5; step++) {
+        const int fd = step % 2 == 0 ? s->direct : s->fd;
+        CHILD_CHECK((step < 2    ? ioe_prep_write(event, fd, buf, BLOCK, 2 * BLOCK)
+                     : step < 4  ? ioe_prep_write(event, fd, buf, 3 * BLOCK, 0)
+                                 : ioe_prep_fallocate(event, fd, 0, 0, 3 * BLOCK)) == 0);
+        CHILD_CHECK(ioe_submit(ctx, event) == 0);
+        CHILD_CHECK(ioe_drain(ctx, -1) == 0);
+        CHILD_CHECK(latch_count(&done) == step + 1);
+        CHILD_CHECK(ioe_event_result(event) == -EFBIG);
+        CHILD_CHECK(ioe_event_transferred(event) == (step == 2 || step == 3 ? 2 * BLOCK : 0));
+    }
+    CHILD_CHECK(ioe_context_free(ctx) == 0);
+    CHILD_CHECK(ioe_event_free(event) == 0);
+    return 0;
+}
+
+static void file_size_limit_is_an_errno(void **state)
+{
+    for (int threads = -1; threads <= 0; threads++) {
+        starved s = {.how = *state, .threads = threads};
+        run_starved(writes_past_the_limit, &s);
+    }
+}
+
+/* ---- nothing but plain files ---- */
+
+static int works_bare(void *arg)
+{
+    static const unsigned calls[] = {SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register,
+                                     SYS_io_setup,       SYS_io_submit,      SYS_io_getevents,
+                                     SYS_io_destroy,     SYS_preadv2,        SYS_pwritev2,
+                                     SYS_memfd_create,   SYS_statx};
+    const starved *s = arg;
+    for (size_t i = 0; i < COUNT_OF(calls); i++)
+        if (!refuse(calls[i], s->error))
+            return CANNOT;
+    for (int driver = IOE_DRIVER_AUTO; driver <= IOE_DRIVER_POOL; driver += IOE_DRIVER_POOL) {
+        ioe_config cfg = pool_config(s->how, 128, 512);
+        ioe_info info;
+        ioe_context *ctx = NULL;
+        cfg.driver = driver;
+        CHILD_CHECK(ioe_probe(driver) == 0);
+        CHILD_CHECK(ioe_context_new(&cfg, &ctx) == 0);
+        CHILD_CHECK(ioe_context_info(ctx, &info, sizeof info) == 0);
+        CHILD_CHECK(info.driver == IOE_DRIVER_POOL);
+        CHILD_CHECK(batches_work(ctx, s) == 0);
+        CHILD_CHECK(every_action_works(ctx, s->fd) == 0);
+        CHILD_CHECK(every_action_works(ctx, s->direct) == 0);
+        CHILD_CHECK(ioe_context_free(ctx) == 0);
+    }
+    return 0;
+}
+
+static void needs_nothing_but_plain_files(void **state)
+{
+    static const int errors[] = {EPERM, ENOSYS};
+    for (size_t i = 0; i < COUNT_OF(errors); i++) {
+        starved s = {.how = *state, .error = errors[i]};
+        run_starved(works_bare, &s);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(threads_come_with_work_and_go_without),
+        for_each_delivery(no_more_threads_than_64_or_the_depth),
+        for_each_delivery(events_complete_without_threads),
+        for_each_delivery(events_complete_without_processes),
+        for_each_delivery(file_size_limit_is_an_errno),
+        for_each_delivery(needs_nothing_but_plain_files),
+    };
+    setenv("IOE_DRIVER", "pool", 1);
+    return RUN_TESTS(tests);
+}
