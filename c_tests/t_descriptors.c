@@ -10,9 +10,11 @@
 
 #include "common.h"
 
-#define LEN 8192
+/* As much as a direct transfer needs, and the buffer for two of them with a gap. */
+#define UNIT 4096
+#define LEN (4 * UNIT)
 
-static uint8_t buffer[LEN];
+static _Alignas(UNIT) uint8_t buffer[LEN];
 
 /* Every way to prepare; the names are for the message of a failure. */
 enum { READ, WRITE, READV, WRITEV, FSYNC, FDATASYNC, FALLOCATE, PREPARATIONS };
@@ -21,14 +23,14 @@ static const char *const names[] = {"read",  "write",     "readv",    "writev",
 
 static void prep(ioe_event *e, int which, int fd, void *buf)
 {
-    struct iovec iov[2] = {{buf, 512}, {(uint8_t *)buf + 1024, 512}};
+    struct iovec iov[2] = {{buf, UNIT}, {(uint8_t *)buf + 2 * UNIT, UNIT}};
     int rc = 0;
     switch (which) {
     case READ:
-        rc = ioe_prep_read(e, fd, buf, 512, 0);
+        rc = ioe_prep_read(e, fd, buf, UNIT, 0);
         break;
     case WRITE:
-        rc = ioe_prep_write(e, fd, buf, 512, 0);
+        rc = ioe_prep_write(e, fd, buf, UNIT, 0);
         break;
     case READV:
         rc = ioe_prep_readv(e, fd, iov, 2, 0);
@@ -43,7 +45,7 @@ static void prep(ioe_event *e, int which, int fd, void *buf)
         rc = ioe_prep_fdatasync(e, fd);
         break;
     default:
-        rc = ioe_prep_fallocate(e, fd, 0, 0, 512);
+        rc = ioe_prep_fallocate(e, fd, 0, 0, UNIT);
     }
     assert_int_equal(rc, 0);
 }
@@ -129,23 +131,93 @@ static void bad_descriptor_among_good_ones(void **state)
     close(fd);
 }
 
+/* Files of each place, each with the page cache and without. */
+static const struct {
+    place where;
+    int flags;
+} kinds[] = {{ON_DISK, 0}, {ON_DISK, O_DIRECT}, {IN_MEMORY, 0}, {IN_MEMORY, O_DIRECT}};
+
 static void descriptors_of_the_wrong_mode(void **state)
 {
     const delivery *how = *state;
-    static const int64_t read_only[PREPARATIONS] = {512, -EBADF, 1024, -EBADF, 0, 0, -EBADF};
-    static const int64_t write_only[PREPARATIONS] = {-EBADF, 512, -EBADF, 1024, 0, 0, 0};
-    static const place places[] = {ON_DISK, IN_MEMORY};
+    static const int64_t read_only[PREPARATIONS] = {UNIT, -EBADF, 2 * UNIT, -EBADF, 0, 0, -EBADF};
+    static const int64_t write_only[PREPARATIONS] = {-EBADF, UNIT, -EBADF, 2 * UNIT, 0, 0, 0};
     ioe_context *ctx = new_context(how, 8, 64);
-    for (size_t i = 0; i < COUNT_OF(places); i++) {
-        int fd = temp_file(places[i]);
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        int fd = temp_file(kinds[i].where);
         assert_int_equal(ftruncate(fd, LEN), 0);
-        int reader = open_again(fd, O_RDONLY), writer = open_again(fd, O_WRONLY);
-        assert_true(reader >= 0 && writer >= 0);
-        expect_each(ctx, how, reader, buffer, read_only);
-        expect_each(ctx, how, writer, buffer, write_only);
-        close(writer);
-        close(reader);
+        int reader = open_again(fd, O_RDONLY | kinds[i].flags);
+        int writer = open_again(fd, O_WRONLY | kinds[i].flags);
+        /* Not every file system has direct I/O. */
+        if (kinds[i].flags == 0 || reader >= 0 || errno != EINVAL) {
+            assert_true(reader >= 0 && writer >= 0);
+            expect_each(ctx, how, reader, buffer, read_only);
+            expect_each(ctx, how, writer, buffer, write_only);
+            close(writer);
+            close(reader);
+        }
         close(fd);
+    }
+    assert_int_equal(ioe_context_free(ctx), 0);
+}
+
+/* O_APPEND puts every write at the end, whatever its offset says. */
+static void appending_descriptors(void **state)
+{
+    const delivery *how = *state;
+    ioe_context *ctx = new_context(how, 8, 64);
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        int plain = temp_file(kinds[i].where);
+        int fd = open_again(plain, O_WRONLY | O_APPEND | kinds[i].flags);
+        assert_true(fd >= 0 || (kinds[i].flags != 0 && errno == EINVAL));
+        for (uint64_t at = 0; at < 8 && fd >= 0; at++) {
+            ioe_event *e = new_event();
+            uint8_t *out = ioe_buffer_alloc(UNIT, 0);
+            pattern_fill(out, UNIT, 5, at * UNIT);
+            assert_int_equal(ioe_prep_write(e, fd, out, UNIT, 0), 0);
+            assert_int_equal(at % 2 == 0 ? run_event(ctx, how, e) : ioe_submit_wait(ctx, e), UNIT);
+            assert_int_equal(lseek(plain, 0, SEEK_END), (at + 1) * UNIT);
+            memset(out, 0, UNIT);
+            assert_int_equal(pread(plain, out, UNIT, (off_t)(at * UNIT)), UNIT);
+            assert_true(pattern_holds(out, UNIT, 5, at * UNIT));
+            ioe_buffer_free(out);
+            assert_int_equal(ioe_event_free(e), 0);
+        }
+        if (fd >= 0)
+            close(fd);
+        close(plain);
+    }
+    assert_int_equal(ioe_context_free(ctx), 0);
+}
+
+/* Further out than the file system goes: the errno that a plain write has. */
+static void offsets_beyond_what_there_can_be(void **state)
+{
+    const delivery *how = *state;
+    static const uint64_t offsets[] = {INT64_MAX - UNIT - (INT64_MAX - UNIT) % UNIT,
+                                       UINT64_C(1) << 62, UINT64_C(1) << 56};
+    ioe_context *ctx = new_context(how, 8, 64);
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        int plain = temp_file(kinds[i].where);
+        int fd = open_again(plain, O_RDWR | kinds[i].flags);
+        assert_true(fd >= 0 || (kinds[i].flags != 0 && errno == EINVAL));
+        for (size_t j = 0; j < COUNT_OF(offsets) && fd >= 0; j++) {
+            ioe_event *e = new_event();
+            int64_t expected = pwrite(fd, buffer, UNIT, (off_t)offsets[j]);
+            expected = expected < 0 ? -errno : expected;
+            assert_int_equal(ftruncate(fd, 0), 0);
+            assert_int_equal(ioe_prep_write(e, fd, buffer, UNIT, offsets[j]), 0);
+            check("far write", fd, run_event(ctx, how, e), expected, e);
+            assert_int_equal(ioe_prep_write(e, fd, buffer, UNIT, offsets[j]), 0);
+            check("far write", fd, ioe_submit_wait(ctx, e), expected, e);
+            assert_int_equal(ftruncate(fd, 0), 0);
+            assert_int_equal(ioe_prep_read(e, fd, buffer, UNIT, offsets[j]), 0);
+            check("far read", fd, run_event(ctx, how, e), 0, e);
+            assert_int_equal(ioe_event_free(e), 0);
+        }
+        if (fd >= 0)
+            close(fd);
+        close(plain);
     }
     assert_int_equal(ioe_context_free(ctx), 0);
 }
@@ -229,18 +301,23 @@ static void wild_buffers(void **state)
     const delivery *how = *state;
     static const int64_t expected[PREPARATIONS] = {-EFAULT,     -EFAULT,     -EFAULT,    -EFAULT,
                                                    IOE_PENDING, IOE_PENDING, IOE_PENDING};
-    static const place places[] = {ON_DISK, IN_MEMORY};
     ioe_context *ctx = new_context(how, 8, 64);
     void *forbidden = mmap(NULL, LEN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_true(forbidden != MAP_FAILED);
     void *const wild[] = {forbidden, (void *)(uintptr_t)4096,
                           (void *)(UINTPTR_MAX - 65535) /* the kernel's half */};
-    for (size_t i = 0; i < COUNT_OF(places); i++) {
-        int fd = temp_file(places[i]);
-        assert_int_equal(ftruncate(fd, LEN), 0);
-        for (size_t j = 0; j < COUNT_OF(wild); j++)
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        int plain = temp_file(kinds[i].where);
+        /* Written, because a hole is read without the disk. */
+        assert_int_equal(pwrite(plain, buffer, LEN, 0), LEN);
+        assert_int_equal(fsync(plain), 0);
+        int fd = open_again(plain, O_RDWR | kinds[i].flags);
+        assert_true(fd >= 0 || (kinds[i].flags != 0 && errno == EINVAL));
+        for (size_t j = 0; j < COUNT_OF(wild) && fd >= 0; j++)
             expect_each(ctx, how, fd, wild[j], expected);
-        close(fd);
+        if (fd >= 0)
+            close(fd);
+        close(plain);
     }
     assert_int_equal(munmap(forbidden, LEN), 0);
     assert_alive(ctx, how);
@@ -253,6 +330,8 @@ int main(void)
         for_each_delivery(bad_descriptors),
         for_each_delivery(bad_descriptor_among_good_ones),
         for_each_delivery(descriptors_of_the_wrong_mode),
+        for_each_delivery(appending_descriptors),
+        for_each_delivery(offsets_beyond_what_there_can_be),
         for_each_delivery(misaligned_direct_transfers),
         for_each_delivery(directories),
         for_each_delivery(wild_buffers),

@@ -77,7 +77,8 @@ static int file_of_blocks(place where)
     return fd;
 }
 
-static void read_in_rounds(int fd, unsigned depth, unsigned long rounds)
+/* From the two descriptors in turn. */
+static void read_in_rounds(int even, int odd, unsigned depth, unsigned long rounds)
 {
     ioe_context *ctx = new_context(polled, depth, depth);
     uint8_t *bufs = ioe_buffer_alloc(MAX_DEPTH * BLOCK, 0);
@@ -95,6 +96,7 @@ static void read_in_rounds(int fd, unsigned depth, unsigned long rounds)
     for (unsigned long round = 1; round <= rounds; round++) {
         for (size_t i = 0; i < depth; i++) {
             uint64_t offset = next_random(&random) % BLOCKS * BLOCK;
+            int fd = (round + i) % 2 == 0 ? even : odd;
             assert_int_equal(ioe_prep_read(events[i], fd, bufs + i * BLOCK, BLOCK, offset), 0);
             ASSERT_CALL(ioe_submit(ctx, events[i]), 0);
         }
@@ -117,8 +119,8 @@ static void buffered_reads_wake_the_loop(void **state)
 {
     int fd = file_of_blocks(ON_DISK);
     (void)state;
-    read_in_rounds(fd, 1, scaled(20000));
-    read_in_rounds(fd, MAX_DEPTH, scaled(3000));
+    read_in_rounds(fd, fd, 1, scaled(20000));
+    read_in_rounds(fd, fd, MAX_DEPTH, scaled(3000));
     close(fd);
 }
 
@@ -127,8 +129,20 @@ static void direct_reads_wake_the_loop(void **state)
     int fd = file_of_blocks(ON_DISK);
     int direct = open_direct(fd);
     (void)state;
-    read_in_rounds(direct, 1, scaled(5000));
-    read_in_rounds(direct, MAX_DEPTH, scaled(1000));
+    read_in_rounds(direct, direct, 1, scaled(5000));
+    read_in_rounds(direct, direct, MAX_DEPTH, scaled(1000));
+    close(direct);
+    close(fd);
+}
+
+/* AIO has the one kind and its pool the other. */
+static void reads_of_both_kinds_wake_the_loop(void **state)
+{
+    int fd = file_of_blocks(ON_DISK);
+    int direct = open_direct(fd);
+    (void)state;
+    read_in_rounds(direct, fd, 1, scaled(5000));
+    read_in_rounds(direct, fd, MAX_DEPTH, scaled(1000));
     close(direct);
     close(fd);
 }
@@ -296,6 +310,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(buffered_reads_wake_the_loop),
         cmocka_unit_test(direct_reads_wake_the_loop),
+        cmocka_unit_test(reads_of_both_kinds_wake_the_loop),
         cmocka_unit_test(asked_for_at_any_moment),
         cmocka_unit_test(asked_for_in_a_callback),
         cmocka_unit_test(what_remains_is_told),
