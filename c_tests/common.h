@@ -163,6 +163,11 @@ static const delivery deliveries[] = {
     {#test ", one worker", test, NULL, NULL, (void *)&deliveries[2]},                              \
     {#test ", four workers", test, NULL, NULL, (void *)&deliveries[3]}
 
+/* Where who runs the callbacks makes no difference: with and without a thread of the context. */
+#define with_and_without_thread(test)                                                              \
+    {#test ", polled", test, NULL, NULL, (void *)&deliveries[0]},                                  \
+    {#test ", one worker", test, NULL, NULL, (void *)&deliveries[2]}
+
 static inline ioe_info get_info(const ioe_context *ctx)
 {
     ioe_info info;
@@ -558,10 +563,13 @@ static inline int probe_driver(void *arg)
     return ioe_probe(*(int *)arg) == 0 ? 0 : 1;
 }
 
-/* Whether this machine has it, found out in a child. */
+/* Whether this machine has it, found out in a child, once. */
 static inline bool works_here(int driver)
 {
-    return in_child(probe_driver, &driver) == 0;
+    static int known[IOE_DRIVER_POOL + 1];
+    if (known[driver] == 0)
+        known[driver] = in_child(probe_driver, &driver) == 0 ? 1 : -1;
+    return known[driver] > 0;
 }
 
 /* Every action on a file of whatever kind, and what was written is read back. 0 where all is well. */

@@ -306,7 +306,7 @@ static void interface_forbidden_at_work(void **state)
 
 /* ---- at any moment, with submitters who wait for room ---- */
 
-enum { SUBMITTERS = 2, EACH = 1000, ROOM = 8 };
+enum { SUBMITTERS = 2, EACH = 300, ROOM = 8 };
 
 typedef struct submitter {
     const broken_case *c;
@@ -481,9 +481,9 @@ int main(void)
         with_sqpoll(interface_forbidden_at_work),
         for_each_delivery(interface_forbidden_at_any_moment),
         with_sqpoll(interface_forbidden_at_any_moment),
-        for_each_delivery(context_ends_though_forbidden),
+        with_and_without_thread(context_ends_though_forbidden),
         with_sqpoll(context_ends_though_forbidden),
-        for_each_delivery(child_of_a_broken_one_closes_nothing_else),
+        with_and_without_thread(child_of_a_broken_one_closes_nothing_else),
     };
     unsetenv("IOE_DRIVER");
     return RUN_TESTS(tests);

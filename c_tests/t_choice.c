@@ -326,11 +326,6 @@ static void named_driver_fails_and_says_why(void **state)
     }
 }
 
-/* Who runs the callbacks makes no difference below: enough to have it with and without a thread. */
-#define with_and_without_thread(test)                                                              \
-    {#test ", polled", test, NULL, NULL, (void *)&deliveries[0]},                                  \
-    {#test ", one worker", test, NULL, NULL, (void *)&deliveries[2]}
-
 /* ---- limits: half the depth, and half of that ---- */
 
 typedef struct bound {
@@ -626,8 +621,8 @@ int main(void)
         for_each_delivery(environment_overrides_auto),
         cmocka_unit_test(environment_overrides_only_auto),
         for_each_delivery(wrong_name_in_the_environment_is_refused),
-        for_each_delivery(auto_falls_back_and_says_why),
-        for_each_delivery(named_driver_fails_and_says_why),
+        with_and_without_thread(auto_falls_back_and_says_why),
+        with_and_without_thread(named_driver_fails_and_says_why),
         with_and_without_thread(ring_without_memory_is_smaller),
         with_and_without_thread(aio_without_room_is_smaller),
         with_and_without_thread(aio_without_memory_is_smaller),
