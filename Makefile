@@ -31,11 +31,12 @@ PROVE := IOE_TEST_DISK=$(IOE_TEST_DISK) EXAMPLES=target/examples prove --exec 't
 
 # Programs that meet faults from outside, and what they need beside cmocka.
 FAULTS := $(patsubst c_tests/faults/%.c,target/faults/%,$(wildcard c_tests/faults/*.c))
+# Each of these takes less than a few seconds with any driver.
+QUICK_TESTS := $(addprefix target/c_tests/,t_deadlk t_event_misuse t_transfers t_vectored)
+OTHER_TESTS := $(filter-out $(QUICK_TESTS) target/c_tests/t_differential,$(C_TESTS))
 BLOCKED := prove --exec 'timeout --kill-after=5 1200 sh' c_tests/faults/blocked.sh ::
 BLOCKED_WITH := target/faults target/examples $(IOE_TEST_DISK)
 BLOCKED_PROGRAMS := target/faults/deny target/faults/which $(EXAMPLES)
-# Each of these takes less than a few seconds with any driver.
-QUICK_TESTS := $(addprefix target/c_tests/,t_deadlk t_event_misuse t_transfers t_vectored)
 
 SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '*.rs')
 
@@ -120,10 +121,10 @@ target/c_tests/%: c_tests/%.cc $(wildcard c_tests/*.h) $(HEADER) $(SHARED) | too
 	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(LINK) -lcmocka
 
 check-blocked: $(BLOCKED_PROGRAMS) $(C_TESTS) tools-c ## the C tests with interfaces forbidden and limits low
-	$(BLOCKED) all $(BLOCKED_WITH) $(C_TESTS)
+	$(BLOCKED) $(BLOCKED_WITH) $(QUICK_TESTS) -- $(OTHER_TESTS)
 
 check-blocked-quick: $(BLOCKED_PROGRAMS) $(QUICK_TESTS) tools-c
-	$(BLOCKED) quick $(BLOCKED_WITH) $(QUICK_TESTS)
+	$(BLOCKED) $(BLOCKED_WITH) $(QUICK_TESTS)
 
 check-faults: check-blocked $(FAULTS) target/c_tests/t_differential tools-faults ## faults of files and devices: needs root, FUSE, loop devices
 	c_tests/faults/faults.sh target/faults target/c_tests/t_differential
