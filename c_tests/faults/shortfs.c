@@ -5,7 +5,8 @@
  *     short…      one transfer moves at most 1000 bytes
  *     random…     one transfer moves 1 byte to all, told by its place and length
  *     broken-N…   the byte at N can be neither read nor written: EIO
- *     stuck…      a read stays until a file of the name with ".go" behind it is created
+ *     stuck…      a read stays until a file of the name with ".go" behind it is created; after a
+ *                 minute it fails with EIO, as no signal ends a program that waits in the kernel
  *
  *     shortfs [options of FUSE] BACKING MOUNTPOINT
  *
@@ -22,9 +23,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { SHORT_MAX = 1000, REQUEST_MAX = 65536, IN_FLIGHT_MAX = 512 };
+enum { SHORT_MAX = 1000, REQUEST_MAX = 65536, IN_FLIGHT_MAX = 512, STUCK_MAX_S = 60 };
 
 typedef struct nuisance {
     int fd;
@@ -109,18 +111,28 @@ static int64_t allowed(const nuisance *n, uint64_t size, int64_t offset)
     return (int64_t)size;
 }
 
+/* Waits until the gate is there; false where it did not come in time. */
+static bool stays(const nuisance *n)
+{
+    struct timespec end;
+    int rc = 0;
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += STUCK_MAX_S;
+    pthread_mutex_lock(&mutex);
+    while (rc == 0 && faccessat(backing, n->gate, F_OK, 0) != 0)
+        rc = pthread_cond_timedwait(&created, &mutex, &end);
+    pthread_mutex_unlock(&mutex);
+    return rc == 0;
+}
+
 static int short_read(const char *path, char *buf, size_t size, off_t offset,
                       struct fuse_file_info *info)
 {
     const nuisance *n = get(info);
     int64_t most = allowed(n, size, offset);
     (void)path;
-    if (n->is_stuck) {
-        pthread_mutex_lock(&mutex);
-        while (faccessat(backing, n->gate, F_OK, 0) != 0)
-            pthread_cond_wait(&created, &mutex);
-        pthread_mutex_unlock(&mutex);
-    }
+    if (n->is_stuck && !stays(n))
+        return -EIO;
     ssize_t got = most < 0 ? most : pread(n->fd, buf, (size_t)most, offset);
     return got == -1 ? -errno : (int)got;
 }
