@@ -15,7 +15,7 @@ use once_cell::sync::OnceCell;
 
 use crate::callback_worker::Delivery;
 use crate::driver::direct::FileSizeSignal;
-use crate::driver::{Done, Entered, Interface, Prep, Wait, NOT_TAKEN};
+use crate::driver::{forbidden, Done, Entered, Interface, Prep, Wait, NOT_TAKEN};
 use crate::gate::Deadline;
 use crate::intake::{Backlog, Lanes};
 use crate::ledger::Ledger;
@@ -379,6 +379,13 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         self.done = done;
     }
 
+    /// Ends the kernel interface: the pool does everything from here on.
+    fn give_up(&mut self, core: &Core<C>, errno: i32) {
+        self.interface.end(errno, &mut self.done);
+        broke(core, errno);
+        self.settle();
+    }
+
     fn deliver(&mut self, core: &Core<C>) -> u32 {
         self.delivery.deliver(&core.ledger, &mut self.ready)
     }
@@ -471,9 +478,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
     fn start(&mut self, core: &Core<C>) -> io::Result<()> {
         if let Err(error) = self.interface.start() {
             // Forbidden since it was made.
-            let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            self.interface.end(errno, &mut self.done);
-            broke(core, errno);
+            self.give_up(core, error.raw_os_error().unwrap_or(libc::EIO));
         }
         self.sync_notify(core)
     }
@@ -537,7 +542,14 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
 
     fn sync_notify(&mut self, core: &Core<C>) -> io::Result<()> {
         let Some(fd) = core.notify.get().filter(|_| !self.notifying) else { return Ok(()) };
-        self.interface.notify(fd.as_raw_fd())?;
+        let told = self.interface.notify(fd.as_raw_fd());
+        match told.as_ref().map_err(io::Error::raw_os_error) {
+            Err(Some(errno)) if forbidden(errno) => {
+                self.give_up(core, errno);
+                self.interface.notify(fd.as_raw_fd())?;
+            }
+            _ => told?,
+        }
         self.notifying = true;
         self.renew_notice(core);
         Ok(())

@@ -179,7 +179,7 @@ impl Refusal {
 }
 
 /// Whether a system call answers so where a filter or a switch keeps it from the process.
-fn forbidden(errno: i32) -> bool {
+pub(crate) fn forbidden(errno: i32) -> bool {
     matches!(errno, libc::EPERM | libc::ENOSYS | libc::EACCES)
 }
 
