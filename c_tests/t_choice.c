@@ -520,6 +520,8 @@ static int probed_once(void *arg)
     return 0;
 }
 
+/* Threads that come at the same moment may each find out: nobody waits for another's answer, which in
+ * a child forked meanwhile would never come. Afterwards it is known. */
 static int probed_once_by_many(void *arg)
 {
     const int which = *(int *)arg == IOE_DRIVER_AIO ? AIO_SETUP : RING_SETUP;
@@ -530,10 +532,11 @@ static int probed_once_by_many(void *arg)
     for (int i = 0; i < CONTEXTS; i++)
         CHILD_CHECK(pthread_join(threads[i], &fine) == 0 && fine != NULL);
     unsigned all = atomic_load(&made[which]);
+    unsigned asked = atomic_load(&made[RING_PROBE]);
     CHILD_CHECK(make_one(arg) != NULL);
     unsigned each = atomic_load(&made[which]) - all;
-    CHILD_CHECK(all == (CONTEXTS + 1) * each);
-    CHILD_CHECK(which != RING_SETUP || atomic_load(&made[RING_PROBE]) == 1);
+    CHILD_CHECK(all > CONTEXTS * each && all <= 2 * CONTEXTS * each);
+    CHILD_CHECK(atomic_load(&made[RING_PROBE]) == asked);
     return 0;
 }
 
