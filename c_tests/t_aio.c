@@ -250,6 +250,23 @@ static void nothing_is_taken_for_a_while(void **state)
     bench_close(&b);
 }
 
+/* A kernel that takes nothing any more is given up, sooner or later, and the pool goes on. */
+static void nothing_is_taken_for_ever(void **state)
+{
+    const delivery *how = *state;
+    bench b;
+    bench_open(&b);
+    ioe_context *ctx = bench_context(how, BLOCKS);
+    atomic_store(&one_in, 1);
+    read_all(&b, ctx, how);
+    assert_int_equal(atomic_load(&plain_calls[IOE_READ]), BLOCKS);
+    ioe_info info = get_info(ctx);
+    assert_int_equal(info.driver, IOE_DRIVER_POOL);
+    assert_int_equal(info.aio_errno, EAGAIN);
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    bench_close(&b);
+}
+
 /* ---- what goes where ---- */
 
 static void direct_transfers_and_syncs_are_submitted(void **state)
@@ -359,6 +376,8 @@ int main(void)
         for_each_delivery(refused_file_stops_no_other),
         for_each_delivery(batch_is_taken_in_parts),
         for_each_delivery(nothing_is_taken_for_a_while),
+        {"nothing_is_taken_for_ever, polled", nothing_is_taken_for_ever, NULL, NULL,
+         (void *)&deliveries[0]},
         for_each_delivery(direct_transfers_and_syncs_are_submitted),
         for_each_delivery(direct_is_asked_for_each_time),
         cmocka_unit_test(completions_are_taken_without_a_call),

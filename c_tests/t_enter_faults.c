@@ -193,6 +193,24 @@ static void refused_write_meets_the_file_size_limit(void **state)
     close(fd);
 }
 
+/* A kernel that takes nothing any more is given up, sooner or later, and the pool goes on. */
+static void calls_are_refused_for_ever(void **state)
+{
+    const delivery *how = *state;
+    ioe_info info;
+    no_faults();
+    ioe_context *ctx = new_context(how, DEPTH, READS);
+    read_words(ctx, how, DEPTH);
+    atomic_store(&refusal, EAGAIN);
+    atomic_store(&one_in, 1);
+    read_words(ctx, how, READS);
+    info = get_info(ctx);
+    assert_int_equal(info.driver, IOE_DRIVER_POOL);
+    assert_int_equal(info.uring_errno, EAGAIN);
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    no_faults();
+}
+
 static ioe_context *logging_context;
 static int answer_in_log;
 
@@ -230,6 +248,8 @@ int main(void)
         for_each_delivery(any_call_may_be_refused),
         for_each_delivery(some_are_taken_and_the_rest_is_refused),
         for_each_delivery(refused_write_meets_the_file_size_limit),
+        {"calls_are_refused_for_ever, one worker", calls_are_refused_for_ever, NULL, NULL,
+         (void *)&deliveries[2]},
         for_each_delivery(poll_inside_the_log_function_is_refused),
     };
     setenv("IOE_DRIVER", "uring", 1);
