@@ -13,9 +13,9 @@ use crossfire::{mpmc, MRx, MTx, TryRecvError};
 use crate::fork;
 use crate::gate::{lock, Gate};
 use crate::ledger::Ledger;
-use crate::log::{log, Level};
+use crate::log::{explain, log, Level};
 use crate::tasks::{IOCallback, IOEvent};
-use crate::thread::{spawn, within};
+use crate::thread::{spawn, within, NO_THREAD};
 
 /// The most threads of one set.
 pub const MAX_WORKERS: u32 = 256;
@@ -71,7 +71,8 @@ impl<C: IOCallback> IOWorkers<C> {
             let id = Arc::as_ptr(&set) as usize;
             let gate = set.work.clone();
             let name = format!("ioe-worker-{number}");
-            let thread = spawn(name, move || work(&receiver, &gate, id))?;
+            let thread = spawn(name, move || work(&receiver, &gate, id));
+            let thread = thread.map_err(explain(NO_THREAD))?;
             lock(&set.threads).push(thread);
         }
         Ok(workers)

@@ -23,11 +23,11 @@ use crate::fork;
 use crate::gate::{deadline_after, lock, Deadline};
 use crate::intake::{Backlog, InnerFlavor, Lanes, OuterFlavor};
 use crate::ledger::{Admission, Ledger, Refused};
-use crate::log::{log, Level};
+use crate::log::{explain, log, Level};
 use crate::reactor::{Attempt, Core, PollEnd, Polled, Reactor, Verdict};
 use crate::stats::{Counters, Published};
 use crate::tasks::{IOCallback, IOEvent, Unfit};
-use crate::thread::{here, in_callback_of, spawn, Here};
+use crate::thread::{here, in_callback_of, spawn, Here, NO_THREAD};
 use crate::wake::{new_eventfd, WakeUp};
 
 /// The most operations a context has in the kernel at once: the kernel's own limit for a ring
@@ -337,7 +337,8 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
             if works {
                 Reactor::new(interface, depth, lanes, delivery).run(&core);
             }
-        })?;
+        })
+        .map_err(explain(NO_THREAD))?;
         match outcome.recv() {
             Ok(Ok(())) => Seat::Thread(Mutex::new(Some(thread))),
             failed => {

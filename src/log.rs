@@ -43,6 +43,14 @@ pub(crate) fn set(function: Option<LogFn>, arg: *mut c_void, max_level: i32) {
     *SINK.write().unwrap_or_else(|poison| poison.into_inner()) = sink;
 }
 
+/// For `map_err`: tells the program what failed and what to do about it, and passes the error on.
+pub(crate) fn explain(what: &'static str) -> impl FnOnce(std::io::Error) -> std::io::Error {
+    move |error| {
+        log(Level::Error, || format!("{what} ({error})"));
+        error
+    }
+}
+
 /// Hands a message to the program. Lost where the sink is being replaced at this very moment:
 /// a logger that never blocks is also safe in a forked child.
 pub(crate) fn log(level: Level, message: impl FnOnce() -> String) {

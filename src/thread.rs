@@ -52,6 +52,10 @@ pub(crate) fn in_callback_of(ledger: &Ledger, workers: usize) -> bool {
     false
 }
 
+/// What to do where [`spawn`] fails.
+pub(crate) const NO_THREAD: &str =
+    "no thread: raise RLIMIT_NPROC (ulimit -u) or the cgroup's pids.max";
+
 /// Starts a thread that leaves the program's signals to the program: it blocks all but those that
 /// its own instructions raise. SIGXFSZ is blocked too, so a write beyond RLIMIT_FSIZE is EFBIG.
 pub(crate) fn spawn(

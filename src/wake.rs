@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{fence, AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use crate::fork;
+use crate::log::explain;
 
 /// An eventfd(2) that ends the reactor's wait. Written only while the reactor sleeps.
 pub(crate) struct WakeUp {
@@ -19,7 +20,10 @@ pub(crate) struct WakeUp {
 impl WakeUp {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(WakeUp {
-            fd: ManuallyDrop::new(new_eventfd()?),
+            fd: ManuallyDrop::new(new_eventfd().map_err(explain(
+                "no descriptor for the wake-up: raise RLIMIT_NOFILE (ulimit -n) or sysctl \
+                 fs.file-max, allow eventfd2",
+            ))?),
             generation: fork::generation(),
             sleeping: AtomicBool::new(false),
             writes: AtomicU64::new(0),

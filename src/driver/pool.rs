@@ -20,7 +20,7 @@ use crate::fork;
 use crate::gate::lock;
 use crate::log::{log, Level};
 use crate::tasks::{IOAction, Op};
-use crate::thread::spawn;
+use crate::thread::{spawn, NO_THREAD};
 use crate::wake::{clear_eventfd, write_eventfd, WakeUp};
 
 /// The most threads of one pool.
@@ -280,10 +280,7 @@ impl Shared {
                     let threads = state.threads;
                     drop(state);
                     log(Level::Warn, || {
-                        format!(
-                            "pool: no more than {threads} threads: raise RLIMIT_NPROC (ulimit -u) \
-                             or the cgroup's pids.max ({error})"
-                        )
+                        format!("pool: goes on with {threads} threads, {NO_THREAD} ({error})")
                     });
                     return lock(&self.state);
                 }
