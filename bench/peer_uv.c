@@ -4,7 +4,7 @@
  * before it, all callbacks in uv_run on one thread.
  *
  * The pool has its default of 4 threads, which was the fastest on the machine with 2 processors
- * where it was tried: 1 thread did 0.7 of it, 2 threads 0.93, 8 threads 0.8, 16 threads 0.2. The pool
+ * where it was tried: 1 thread did 0.7 of it, 2 did 0.93, 8 did 0.8 and 16 did 0.2. The pool
  * is one for the process and made once; UV_THREADPOOL_SIZE=N in the environment changes it.
  *
  * Versions from 1.45 on can use io_uring where it is allowed. Here it is the thread pool that is
