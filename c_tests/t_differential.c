@@ -347,7 +347,7 @@ static void make_allocation(history *h, step *s)
     s->action = IOE_FALLOCATE;
     s->door = BUFFERED;
     s->mode = allocate_modes[which];
-    s->offset = below(h, m->size + 1);
+    s->offset = one_in(h, 2) ? m->size : below(h, m->size + 1);
     s->len = choose_len(h) + 1;
     if (s->offset + s->len > FILE_MAX)
         s->offset = FILE_MAX - s->len;

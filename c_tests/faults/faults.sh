@@ -65,7 +65,7 @@ part() {
         --exec "timeout --foreground --kill-after=5 $limit" "$program" :: "$@" >log 2>&1 &
     child=$!
     if wait $child; then
-        grep "SEED\|^Files=" log
+        grep "SEED\|left out\|answers\|^Files=" log
     else
         grep -v "^ok" log
         failures=$((failures + 1))
