@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::{JoinHandle, Thread};
+use std::thread::{JoinHandle, Thread, ThreadId};
 use std::time::{Duration, Instant};
 
 use once_cell::race::OnceNonZeroUsize;
@@ -50,12 +50,16 @@ pub(crate) struct Pool {
     /// Handed over and not collected.
     pending: usize,
     system_calls: u64,
+    /// Made by the reactor's thread.
+    own_calls: u64,
     generation: fork::Generation,
 }
 
 struct Job {
     slot: u32,
     op: Op,
+    /// Certain to wait: anything but a read through the page cache.
+    waits: bool,
 }
 
 // SAFETY: what the operation refers to stays valid, for whichever thread, until it is done.
@@ -85,7 +89,7 @@ struct State {
     /// Threads that are not waiting in a system call, those that were just called included.
     running: usize,
     /// Threads without work. The last one to come is the next to be called: the others get old.
-    idle: Vec<Thread>,
+    idle: Vec<(ThreadId, Thread)>,
     handles: Vec<JoinHandle<()>>,
     ending: bool,
     system_calls: u64,
@@ -107,12 +111,14 @@ impl Pool {
             staged: Vec::with_capacity(depth as usize),
             pending: 0,
             system_calls: 0,
+            own_calls: 0,
             generation: fork::generation(),
         }
     }
 
     /// Gives the staged operations to the threads, and takes what is done.
     fn exchange(&mut self, done: &mut Vec<Done>) {
+        self.sort_out();
         let mut state = lock(&self.shared.state);
         if !self.staged.is_empty() {
             state.queue.extend(self.staged.drain(..));
@@ -128,6 +134,23 @@ impl Pool {
         self.system_calls = state.system_calls;
         drop(state);
         self.pending -= done.len() - before;
+    }
+
+    /// Finds out which of the staged operations wait.
+    fn sort_out(&mut self) {
+        // All of these are in flight together, so one number is one file.
+        let mut asked = None;
+        for job in self.staged.iter_mut().filter(|job| job.op.action == IOAction::Read) {
+            let fd = job.op.fd;
+            job.waits = match asked {
+                Some((known, direct)) if known == fd => direct,
+                _ => {
+                    self.own_calls += 1;
+                    direct::is_direct(fd)
+                }
+            };
+            asked = Some((fd, job.waits));
+        }
     }
 
     /// From here on `wanted` completions end the wait. True where they are there.
@@ -159,14 +182,14 @@ impl Pool {
             clear_eventfd(fd);
             calls = 2;
         }
-        lock(&self.shared.state).system_calls += calls;
+        self.own_calls += calls;
         ready > 0
     }
 }
 
 impl Interface for Pool {
     fn prep(&mut self, slot: u32, op: &Op) -> Prep {
-        self.staged.push(Job { slot, op: *op });
+        self.staged.push(Job { slot, op: *op, waits: true });
         Prep::Queued
     }
 
@@ -203,7 +226,7 @@ impl Interface for Pool {
     }
 
     fn system_calls(&self) -> u64 {
-        self.system_calls
+        self.system_calls + self.own_calls
     }
 }
 
@@ -228,7 +251,7 @@ impl Drop for Pool {
         let mut state = lock(&self.shared.state);
         state.ending = true;
         let handles = std::mem::take(&mut state.handles);
-        state.idle.drain(..).for_each(|thread| thread.unpark());
+        state.idle.drain(..).for_each(|(_, thread)| thread.unpark());
         drop(state);
         for thread in handles {
             let _ = thread.join();
@@ -242,11 +265,12 @@ impl Shared {
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
     ) -> MutexGuard<'a, State> {
-        while state.running < state.queue.len().div_ceil(BACKLOG).min(self.runners) {
-            if let Some(thread) = state.idle.pop() {
-                state.running += 1;
-                state.system_calls += 1;
+        while self.is_short(&state) {
+            if let Some(thread) = idle_thread(&mut state) {
+                // Outside of the lock, which it wants at once.
+                drop(state);
                 thread.unpark();
+                state = lock(&self.state);
                 continue;
             }
             if state.retry_at.is_some_and(|at| Instant::now() >= at) {
@@ -289,6 +313,36 @@ impl Shared {
         state
     }
 
+    /// Whether more threads should be running: one, which calls the next before it waits, or as
+    /// many as there are processors for work that does not wait.
+    fn is_short(&self, state: &State) -> bool {
+        let wanted = match state.queue.front() {
+            None => 0,
+            Some(job) if job.waits => 1,
+            Some(_) => state.queue.len().div_ceil(BACKLOG).min(self.runners),
+        };
+        state.running < wanted
+    }
+
+    /// Does one operation while the thread does not count as running and another takes its place.
+    fn wait_for<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>, op: &Op) -> i64 {
+        state.running -= 1;
+        state.system_calls += 1;
+        state = self.wake_reactor(state);
+        if self.is_short(&state) {
+            match idle_thread(&mut state) {
+                Some(thread) => {
+                    drop(state);
+                    thread.unpark();
+                }
+                None => drop(self.call_threads(state)),
+            }
+        } else {
+            drop(state);
+        }
+        direct::perform(op)
+    }
+
     /// The life of a thread.
     fn work(self: Arc<Self>) {
         let mut state = lock(&self.state);
@@ -303,11 +357,22 @@ impl Shared {
             if job.op.len >= BATCH {
                 state = self.wake_reactor(state);
             }
-            drop(state);
-            let (result, calls, waited) = self.run(&job.op);
-            state = lock(&self.state);
-            state.running += usize::from(waited);
-            state.system_calls += calls;
+            let mut result = None;
+            if !job.waits {
+                drop(state);
+                result = direct::read_at_once(&job.op);
+                state = lock(&self.state);
+                state.system_calls += 1;
+            }
+            let result = match result {
+                Some(result) => result,
+                None => {
+                    let result = self.wait_for(state, &job.op);
+                    state = lock(&self.state);
+                    state.running += 1;
+                    result
+                }
+            };
             state.done.push(Done { slot: job.slot, result });
             state.done_bytes += job.op.len.max(PAGE);
             if let Some(fd) = state.notify.filter(|_| state.done.len() == 1) {
@@ -332,38 +397,18 @@ impl Shared {
         lock(&self.state)
     }
 
-    /// Does one operation. Also says how many system calls that took, and whether the thread
-    /// stepped aside for it.
-    fn run(self: &Arc<Self>, op: &Op) -> (i64, u64, bool) {
-        let mut calls = 1;
-        if op.action == IOAction::Read {
-            calls += 1;
-            if !direct::is_direct(op.fd) {
-                if let Some(read) = direct::read_at_once(op) {
-                    return (read, calls, false);
-                }
-                calls += 1;
-            }
-        }
-        let mut state = lock(&self.state);
-        state.running -= 1;
-        state = self.wake_reactor(state);
-        drop(self.call_threads(state));
-        (direct::perform(op), calls, true)
-    }
-
     /// Waits for a call; `None` where the thread has to end.
     fn rest<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Option<MutexGuard<'a, State>> {
         let me = std::thread::current();
         let since = Instant::now();
         state.running -= 1;
-        state.idle.push(me.clone());
+        state.idle.push((me.id(), me.clone()));
         loop {
             if state.ending {
                 return None;
             }
             // Who calls a thread takes it off the list, and counts it as running.
-            let place = state.idle.iter().position(|thread| thread.id() == me.id());
+            let place = state.idle.iter().position(|(id, _)| *id == me.id());
             let Some(place) = place else { return Some(state) };
             let left = IDLE_TIME.saturating_sub(since.elapsed());
             if left.is_zero() {
@@ -376,6 +421,14 @@ impl Shared {
             state = lock(&self.state);
         }
     }
+}
+
+/// Takes an idle thread off the list, to be called.
+fn idle_thread(state: &mut State) -> Option<Thread> {
+    let (_, thread) = state.idle.pop()?;
+    state.running += 1;
+    state.system_calls += 1;
+    Some(thread)
 }
 
 /// Asked once: it reads the files of the cgroup.
