@@ -6,6 +6,7 @@
  * Each case is a child of its own, because the process remembers what it found out.
  */
 #include "intercept.h"
+#include "plain.h"
 #include "refuse.h"
 
 /* Every case ends by showing that the context works, on a file of each kind. */
@@ -56,7 +57,7 @@ static void listen_anew(void)
 
 /* ---- system calls counted, and answered in the kernel's place ---- */
 
-enum { RING_SETUP, AIO_SETUP, RING_PROBE, WATCHED };
+enum { RING_SETUP, AIO_SETUP, RING_PROBE, RING_WORK, AIO_WORK, WATCHED };
 
 static atomic_uint made[WATCHED];
 /* 0: the kernel is asked. */
@@ -65,10 +66,12 @@ static atomic_int errno_for[WATCHED];
 static bool answer_call(long number, long a[6], long *result)
 {
     enum { REGISTER_PROBE = 8 };
-    int which = number == SYS_io_uring_setup                                  ? RING_SETUP
-                : number == SYS_io_setup                                      ? AIO_SETUP
-                : number == SYS_io_uring_register && a[1] == REGISTER_PROBE   ? RING_PROBE
-                                                                              : WATCHED;
+    int which = number == SYS_io_uring_setup                                ? RING_SETUP
+                : number == SYS_io_setup                                    ? AIO_SETUP
+                : number == SYS_io_uring_register && a[1] == REGISTER_PROBE ? RING_PROBE
+                : number == SYS_io_uring_enter && a[1] > 0                  ? RING_WORK
+                : number == SYS_io_submit && a[1] > 0                       ? AIO_WORK
+                                                                            : WATCHED;
     if (which == WATCHED)
         return false;
     atomic_fetch_add(&made[which], 1);
@@ -101,6 +104,44 @@ static void auto_takes_the_ring_where_it_works(void **state)
 {
     need(IOE_DRIVER_URING);
     run_case(first_choice, *state);
+}
+
+/* ---- a probe is more than a look ---- */
+
+/* A driver that takes work and fails it works no more than one that cannot be made. */
+static int probe_works(void *arg)
+{
+    static const int work[] = {RING_WORK, AIO_WORK};
+    const int driver = *(int *)arg;
+    for (unsigned times = 1; times <= 3; times++) {
+        unsigned before = driver == IOE_DRIVER_POOL ? 0 : atomic_load(&made[work[driver - 1]]);
+        forget_plain_calls();
+        CHILD_CHECK(ioe_probe(driver) == 0);
+        if (driver == IOE_DRIVER_POOL) {
+            CHILD_CHECK(atomic_load(&plain_calls[IOE_WRITE]) == 1);
+            CHILD_CHECK(atomic_load(&plain_calls[IOE_READ]) == 1);
+        } else {
+            /* One is the wake-up's, in either. */
+            CHILD_CHECK(atomic_load(&made[work[driver - 1]]) >= before + 2);
+        }
+    }
+    if (driver == IOE_DRIVER_POOL)
+        return 0;
+    atomic_store(&errno_for[work[driver - 1]], EPERM);
+    CHILD_CHECK(ioe_probe(driver) == -EPERM);
+    CHILD_CHECK(ioe_probe(IOE_DRIVER_AUTO) == 0);
+    atomic_store(&errno_for[work[driver - 1]], 0);
+    CHILD_CHECK(ioe_probe(driver) == 0);
+    return 0;
+}
+
+static void probe_does_real_work_each_time(void **state)
+{
+    (void)state;
+    for (int driver = IOE_DRIVER_URING; driver <= IOE_DRIVER_POOL; driver++) {
+        need(driver);
+        run_case(probe_works, &driver);
+    }
 }
 
 /* ---- the environment ---- */
@@ -622,6 +663,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         for_each_delivery(auto_takes_the_ring_where_it_works),
+        cmocka_unit_test(probe_does_real_work_each_time),
         for_each_delivery(environment_overrides_auto),
         cmocka_unit_test(environment_overrides_only_auto),
         for_each_delivery(wrong_name_in_the_environment_is_refused),
