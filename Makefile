@@ -32,7 +32,7 @@ PROVE := IOE_TEST_DISK=$(IOE_TEST_DISK) EXAMPLES=target/examples prove --exec 't
 # Programs that meet faults from outside, and what they need beside cmocka.
 FAULTS := $(patsubst c_tests/faults/%.c,target/faults/%,$(wildcard c_tests/faults/*.c))
 # Each of these takes less than a few seconds with any driver.
-QUICK_TESTS := $(addprefix target/c_tests/,t_deadlk t_event_misuse t_polled t_transfers)
+QUICK_TESTS := $(addprefix target/c_tests/,t_deadlk t_event_misuse t_transfers)
 OTHER_TESTS := $(filter-out $(QUICK_TESTS) target/c_tests/t_differential,$(C_TESTS))
 BLOCKED := prove --exec 'timeout --kill-after=5 1200 sh' c_tests/faults/blocked.sh ::
 BLOCKED_WITH := target/faults target/examples $(IOE_TEST_DISK)

@@ -200,6 +200,8 @@ lowest writes_with_pool
 denied --nofile $low -- "$programs/which" && says "^writes fine" &&
     { says "^uring_errno success" || { says "^uring_errno EMFILE" && says "^reason .*RLIMIT_NOFILE"; }; }
 ok $? "RLIMIT_NOFILE $low: the info names the limit"
+# (A test asserts that all its contexts have one driver. These have, with so few descriptors: never
+# enough for a ring.)
 for test in $quick; do
     test_with_pool() { IOE_DRIVER=pool denied --nofile $low -- "$test"; }
     if lowest test_with_pool; then
