@@ -215,9 +215,9 @@ endef
 
 # $(call bring,PROGRAMS,HEADERS,PACKAGES): installs what a check needs, where that can be done.
 define bring
-@{ for program in $(1); do command -v $$program || exit 1; done && \
+@( for program in $(1); do command -v $$program || exit 1; done && \
    printf '#include <%s>\n' $(2) | $(CC) -include stdarg.h -include stddef.h -include stdint.h \
-     -include setjmp.h -xc -E -; } >/dev/null 2>&1 || \
+     -include setjmp.h -xc -E - ) >/dev/null 2>&1 || \
   { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(3) >/dev/null; } || \
   { echo "missing: apt-get install $(3)" >&2; exit 1; }
 endef

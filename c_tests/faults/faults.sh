@@ -6,7 +6,8 @@
 #    faults.sh DIRECTORY-OF-PROGRAMS DIFFERENTIAL-TEST
 set -u
 LC_ALL=C
-export LC_ALL
+PATH=$PATH:/usr/sbin:/sbin
+export LC_ALL PATH
 here=$(realpath "$(dirname "$0")")
 programs=$(realpath "$1")
 differential=$(realpath "$2")
