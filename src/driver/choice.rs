@@ -209,7 +209,13 @@ pub(crate) fn probe(wish: Driver) -> Result<(), Refusal> {
 fn probe_one(driver: Driver) -> Result<(), Refusal> {
     let failed = |error: io::Error| {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
-        Refusal::new(driver, errno, "a probe with real I/O failed", PROBE_DEPTH)
+        let what = match errno {
+            libc::EMFILE | libc::ENFILE => {
+                "no descriptor for a probe: raise RLIMIT_NOFILE (ulimit -n) or sysctl fs.file-max"
+            }
+            _ => "a probe with real I/O failed",
+        };
+        Refusal::new(driver, errno, what, PROBE_DEPTH)
     };
     let wake_up = Arc::new(WakeUp::new().map_err(failed)?);
     let wake = wake_up.descriptor();
