@@ -27,14 +27,14 @@ C_TESTS  := $(patsubst c_tests/%.c,target/c_tests/%,$(wildcard c_tests/t_*.c)) \
 TIME_LIMIT := 120
 # A directory on a disk, for O_DIRECT and large files.
 IOE_TEST_DISK ?= $(CURDIR)/target/c_tests
-PROVE := IOE_TEST_DISK=$(IOE_TEST_DISK) EXAMPLES=target/examples prove --exec 'timeout --kill-after=5 $(TIME_LIMIT)'
+PROVE := IOE_TEST_DISK=$(IOE_TEST_DISK) EXAMPLES=target/examples prove --failures --comments --exec 'timeout --kill-after=5 $(TIME_LIMIT)'
 
 # Programs that meet faults from outside, and what they need beside cmocka.
 FAULTS := $(patsubst c_tests/faults/%.c,target/faults/%,$(wildcard c_tests/faults/*.c))
 # Each of these takes less than a few seconds with any driver.
 QUICK_TESTS := $(addprefix target/c_tests/,t_deadlk t_event_misuse t_transfers)
 OTHER_TESTS := $(filter-out $(QUICK_TESTS) target/c_tests/t_differential,$(C_TESTS))
-BLOCKED := prove --exec 'timeout --kill-after=5 1200 sh' c_tests/faults/blocked.sh ::
+BLOCKED := prove --failures --comments --exec 'timeout --kill-after=5 1200 sh' c_tests/faults/blocked.sh ::
 BLOCKED_WITH := target/faults target/examples $(IOE_TEST_DISK)
 BLOCKED_PROGRAMS := target/faults/deny target/faults/which $(EXAMPLES)
 
