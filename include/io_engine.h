@@ -147,6 +147,12 @@ typedef struct ioe_context ioe_context;
 typedef struct ioe_event ioe_event;
 
 /**
+ * Gathers neighbouring events of one file, to be handed over as one operation. One thread uses it
+ * at a time.
+ */
+typedef struct ioe_merger ioe_merger;
+
+/**
  * Callback threads that several contexts share.
  */
 typedef struct ioe_workers ioe_workers;
@@ -189,8 +195,10 @@ typedef struct ioe_config {
      */
     uint32_t workers;
     /**
-     * Bytes that one merged operation may span; 0: no merging. This version does not merge: the
-     * value is accepted, and `ioe_info` says 0. Default 0.
+     * Bytes that one merged operation may span; 0: no merging. More than 1 GiB counts as 1 GiB.
+     * Events that wait together are joined: reads or writes of one descriptor, adjacent in the
+     * file, up to this many bytes and 1024 segments of memory (IOV_MAX). Nothing waits for it. See
+     * `ioe_merger_new` for what becomes of their results. Default 0.
      */
     uint32_t merge_limit;
     /**
@@ -290,7 +298,7 @@ typedef struct ioe_stats {
      */
     uint64_t system_calls;
     /**
-     * Events that travelled in another's operation. 0 in this version.
+     * Events that travelled in another's operation.
      */
     uint64_t merged;
     /**
@@ -425,7 +433,8 @@ int ioe_context_stats(const struct ioe_context *ctx, struct ioe_stats *out, size
 
 /**
  * Returns when the callback of every event accepted before the call has returned; later ones do
- * not hold it back. `timeout_ms` in milliseconds; -1 waits for ever, 0 only looks. Any thread;
+ * not hold it back. What mergers of the context gathered is handed over, and until the return they
+ * hold nothing back. `timeout_ms` in milliseconds; -1 waits for ever, 0 only looks. Any thread;
  * with `IOE_POLLED` the owner's, and callbacks run in here.
  *
  * Returns 0, or:
@@ -453,6 +462,7 @@ int ioe_drain(struct ioe_context *ctx, int64_t timeout_ms);
  * Returns 0, or, having done nothing:
  * - `-EDEADLK`: called inside a callback of this context, or on callback threads it shares.
  * - `-EPERM`: not the owner of a polled context whose owner lives.
+ * - `-EBUSY`: a merger of the context was not freed.
  * - `-EINVAL`: `ctx` is NULL.
  *
  * Requires:
@@ -775,6 +785,8 @@ int ioe_try_submit(struct ioe_context *ctx, struct ioe_event *event);
 
 /**
  * Hands `n` events in, in order, waiting as `ioe_submit` does, up to the first that is refused.
+ * With `merge_limit`, neighbours among them are joined, whatever their order: they reach the
+ * reactor together, but for those that had to wait for room.
  *
  * Returns how many were accepted (at most INT_MAX are looked at); the others are yours, as they
  * were. Where there are events and none was accepted:
@@ -806,6 +818,83 @@ int ioe_submit_batch(struct ioe_context *ctx, struct ioe_event *const *events, s
  * As `ioe_submit`.
  */
 int64_t ioe_submit_wait(struct ioe_context *ctx, struct ioe_event *event);
+
+/**
+ * Makes a merger for events of one descriptor and one action, `IOE_READ` or `IOE_WRITE`, that joins
+ * up to `limit` bytes; more than 1 GiB counts as 1 GiB. It needs no `merge_limit` in the context.
+ * `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any thread; with
+ * `IOE_POLLED` the owner's, as all calls of a merger.
+ *
+ * An operation of several events works on their own memory: nothing is copied. Each event has its
+ * own callback with its own result, as if it had travelled alone: a short transfer is continued
+ * for the rest; where the file ends, the events before it are whole, the one across it is short,
+ * and those behind it have 0. After an error, reads that got nothing are asked for again one by
+ * one, and writes as well, once, after `EIO`, `ENOSPC`, `EDQUOT`, `EFBIG` and `EINVAL`; but with
+ * any other errno, and on a descriptor with O_SYNC or O_DSYNC, whose first error is the only one
+ * that the kernel reports, every event of the operation that is not whole has the error. Kept
+ * apart are events that overlap, writes with O_APPEND, and, with O_DIRECT, events that are not
+ * aligned.
+ *
+ * Returns 0, or:
+ * - `-EINVAL`: `ctx` or `out` is NULL, `action` is another one, or `limit` is 0.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `ctx` is NULL or a context; `out` is NULL or writable.
+ */
+int ioe_merger_new(struct ioe_context *ctx,
+                   int fd,
+                   int action,
+                   size_t limit,
+                   struct ioe_merger **out);
+
+/**
+ * Hands an event in, as `ioe_submit` does, and gathers it with its neighbours. One that is not
+ * adjacent to what was gathered, at either end, or would exceed the limit, flushes that first;
+ * reaching the limit flushes at once. Everything gathered in a context is also flushed by
+ * `ioe_drain`, by `ioe_poll` with a `min` above 0, and by whoever finds the queue full.
+ *
+ * Returns 0, or, leaving the event yours, as it was:
+ * - `-EINVAL`: a pointer is NULL; the event has another descriptor or action than the merger, was
+ *   never prepared, has no callback, or is whole and was not prepared again.
+ * - `-EBUSY`: the event is in flight.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-ESHUTDOWN`: the context is being freed.
+ * - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `merger` is NULL or a merger; `event` as in `ioe_submit`.
+ */
+int ioe_merger_add(struct ioe_merger *merger, struct ioe_event *event);
+
+/**
+ * Hands over what was gathered.
+ *
+ * Returns 0, also where that is nothing, or:
+ * - `-EINVAL`: `merger` is NULL.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `merger` is NULL or a merger.
+ */
+int ioe_merger_flush(struct ioe_merger *merger);
+
+/**
+ * Hands over what was gathered, and frees the merger. With `IOE_POLLED`: on the owner's thread, or
+ * on any once the owner has ended.
+ *
+ * Returns 0, or, having done nothing:
+ * - `-EINVAL`: `merger` is NULL.
+ * - `-EPERM`: not the owner of a polled context whose owner lives.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `merger` is NULL or a merger; not used again after 0.
+ */
+int ioe_merger_free(struct ioe_merger *merger);
 
 /**
  * Memory that direct I/O (O_DIRECT of open(2)) can use: `len` zeroed bytes, aligned to `align`,

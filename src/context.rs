@@ -14,6 +14,7 @@ use crossfire::flavor::Flavor;
 use crossfire::{mpsc, AsyncRx, MTx};
 use once_cell::sync::OnceCell;
 
+use crate::attempt::{Attempt, Verdict};
 use crate::callback_worker::IOWorkers;
 use crate::driver::backed::Backed;
 use crate::driver::choice::{choose, Choice, Chosen, Passed, Wish};
@@ -22,11 +23,13 @@ use crate::driver::{direct, Descriptors, Driver, Interface};
 use crate::fork;
 use crate::gate::{deadline_after, lock, Deadline};
 use crate::intake::{Backlog, InnerFlavor, Lanes, OuterFlavor};
-use crate::ledger::{Admission, Ledger, Refused};
+use crate::ledger::{Ledger, Refused};
 use crate::log::{explain, log, Level};
-use crate::reactor::{Attempt, Core, PollEnd, Polled, Reactor, Verdict};
+use crate::merge::{self, Submit, MAX_LIMIT};
+use crate::merger::Mergers;
+use crate::reactor::{count_in, Core, PollEnd, Polled, Reactor};
 use crate::stats::{Counters, Published};
-use crate::tasks::{IOCallback, IOEvent, Unfit};
+use crate::tasks::{IOCallback, IOEvent, Link, Unfit};
 use crate::thread::{here, in_callback_of, spawn, Here, NO_THREAD};
 use crate::wake::{new_eventfd, WakeUp};
 
@@ -48,6 +51,8 @@ pub struct Config {
     pub depth: u32,
     /// Accepted events whose callback has not started: 1 to [`MAX_QUEUE_SIZE`].
     pub queue_size: u32,
+    /// Bytes that one merged operation may span; 0: no merging. At most [`MAX_LIMIT`] in force.
+    pub merge_limit: u32,
     /// No threads: the owner polls.
     pub polled: bool,
     /// A kernel thread submits (io_uring_setup(2), IORING_SETUP_SQPOLL).
@@ -62,6 +67,7 @@ impl Default for Config {
             driver: Driver::Auto,
             depth: 128,
             queue_size: 1024,
+            merge_limit: 0,
             polled: false,
             sqpoll: false,
             iopoll: false,
@@ -99,6 +105,8 @@ pub struct Stats {
     pub operations: u64,
     /// System calls made for them, wake-ups included.
     pub system_calls: u64,
+    /// Events that travelled in another's operation.
+    pub merged: u64,
     /// Operations issued for the rest of a short one.
     pub continued: u64,
     /// Events accepted whose callback has not started.
@@ -130,6 +138,7 @@ pub(crate) struct Shared<C: IOCallback> {
     /// In force: the driver is never AUTO.
     config: Config,
     passed: Passed,
+    pub(crate) mergers: Mergers<C>,
     /// What a program is told of `passed`, and of a driver that broke since.
     reasons: [OnceCell<CString>; 2],
     /// Counted by callers that do I/O on their own thread.
@@ -217,6 +226,12 @@ impl<C: IOCallback> IOContext<C> {
     }
 }
 
+impl<C: IOCallback> Submit<C> for IOContext<C> {
+    fn submit(&self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, io::Error)> {
+        IOContext::submit(self, event)
+    }
+}
+
 impl<C: IOCallback, Q> IOContext<C, Q> {
     /// Returns when the callback of every event accepted before the call has returned. Fails with
     /// `ETIMEDOUT`, or with `EDEADLK` inside a callback. A negative timeout waits for ever.
@@ -280,7 +295,8 @@ fn start<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
         Chosen::Pool => Driver::Pool,
     };
     let (sqpoll, iopoll) = (sqpoll && is_ring, iopoll && is_ring);
-    let config = Config { driver, depth, sqpoll, iopoll, ..config };
+    let merge_limit = config.merge_limit.min(MAX_LIMIT as u32);
+    let config = Config { driver, depth, sqpoll, iopoll, merge_limit, ..config };
     log(Level::Info, || format!("context on {}, depth {depth}", driver.name()));
     let workers = if config.polled { IOWorkers::try_new(0)? } else { workers.share() };
     let parts = Parts { config, passed, workers, wake_up, lanes, outer, inner };
@@ -318,10 +334,11 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
         broken: OnceCell::new(),
     });
     let descriptors = interface.descriptors();
-    let depth = config.depth;
+    let Config { depth, merge_limit, .. } = config;
     let delivery = workers.delivery();
     let seat = if lanes.is_none() {
-        let reactor = Reactor::<C, _, OuterFlavor<C>>::new(interface, depth, None, delivery);
+        let reactor =
+            Reactor::<C, _, OuterFlavor<C>>::new(interface, depth, merge_limit, None, delivery);
         Seat::Owner(PolledSeat {
             reactor: UnsafeCell::new(Box::new(reactor)),
             busy: Cell::new(false),
@@ -335,7 +352,7 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
             let works = begun.is_ok();
             started.send(begun);
             if works {
-                Reactor::new(interface, depth, lanes, delivery).run(&core);
+                Reactor::new(interface, depth, merge_limit, lanes, delivery).run(&core);
             }
         })
         .map_err(explain(NO_THREAD))?;
@@ -359,6 +376,7 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
         workers,
         config,
         passed,
+        mergers: Mergers::default(),
         reasons: Default::default(),
         callers: Published::default(),
         generation: fork::generation(),
@@ -426,57 +444,122 @@ impl<C: IOCallback> Shared<C> {
         Ok(Some(seat))
     }
 
-    /// Hands an event in. An event that is not accepted comes back as it was. The caller has asked
-    /// `check_process`.
+    /// Hands an event in, or joined ones. What is not accepted comes back as it was. The caller has
+    /// asked `check_process`.
     pub(crate) fn submit(
         &self,
-        mut event: IOEvent<C>,
+        event: IOEvent<C>,
         may_wait: bool,
     ) -> Result<(), (IOEvent<C>, Errno)> {
-        let earlier = match event.launch() {
-            Ok(earlier) => earlier,
-            Err(unfit) => return Err((event, unfit.errno())),
-        };
         let here = here();
-        let polled = match self.accept(here, may_wait) {
-            Ok((admission, polled)) => {
-                event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
-                polled
+        match self.accept(&event, here, may_wait, || {}) {
+            Ok(()) => {
+                self.hand_over(event, here, here.in_callback);
+                Ok(())
             }
-            Err(errno) => {
-                event.abort_launch(earlier);
-                return Err((event, errno));
+            Err(errno) => Err((event, errno)),
+        }
+    }
+
+    /// A batch: its events reach the reactor together, so that it can join them.
+    pub(crate) fn batch(&self) -> Batch<'_, C> {
+        Batch { shared: self, here: here(), newest: None }
+    }
+
+    /// Takes an event from its caller and counts it in, with all that are joined with it; or leaves
+    /// them as they were. `before_waiting` is called where that may take a while.
+    fn accept(
+        &self,
+        event: &IOEvent<C>,
+        here: Here,
+        may_wait: bool,
+        mut before_waiting: impl FnMut(),
+    ) -> Result<(), Errno> {
+        self.launch(event, here)?;
+        loop {
+            match self.count_in(event, here) {
+                Ok(()) => return Ok(()),
+                Err(refused) => {
+                    before_waiting();
+                    self.make_room(refused, event, may_wait)?;
+                }
+            }
+        }
+    }
+
+    /// Takes an event from its caller, with all that are joined with it.
+    pub(crate) fn launch(&self, run: &IOEvent<C>, here: Here) -> Result<(), Errno> {
+        self.seat(here)?;
+        for (number, event) in run.chain().enumerate() {
+            if let Err(unfit) = event.launch() {
+                run.chain().take(number).for_each(IOEvent::abort_launch);
+                return Err(unfit.errno());
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts in what was launched. Inside a callback there is always room: a callback that waited
+    /// could wait for itself.
+    pub(crate) fn count_in(&self, run: &IOEvent<C>, here: Here) -> Result<(), Refused> {
+        count_in(&self.core.ledger, run, !here.in_callback)
+    }
+
+    /// Waits for room for an event that was refused. Where that will not do, the event is given
+    /// back to its caller.
+    pub(crate) fn make_room(
+        &self,
+        refused: Refused,
+        run: &IOEvent<C>,
+        may_wait: bool,
+    ) -> Result<(), Errno> {
+        let errno = match refused {
+            Refused::Closed => libc::ESHUTDOWN,
+            Refused::Full => {
+                // What is gathered takes up room as well, and nobody else might flush it.
+                self.mergers.flush(self);
+                if may_wait && !self.config.polled {
+                    self.ledger().wait_for_room();
+                    return Ok(());
+                }
+                libc::EAGAIN
             }
         };
-        if polled || here.in_callback && self.core.backlog.belongs_to(here.token) {
+        run.chain().for_each(IOEvent::abort_launch);
+        Err(errno)
+    }
+
+    /// Fails with `EPERM` where a polled context is another thread's.
+    pub(crate) fn check_owner(&self) -> Result<(), Errno> {
+        self.check_process()?;
+        let backlog = &self.core.backlog;
+        match self.config.polled && !backlog.is_mine() && !backlog.is_unclaimed() {
+            true => Err(libc::EPERM),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the thread that owned a polled context has ended.
+    pub(crate) fn has_lost_owner(&self) -> bool {
+        self.core.backlog.is_abandoned()
+    }
+
+    /// Gives accepted events to the reactor. From `inside`, which means a callback or a merger,
+    /// by a way that always has room: not all of them took a place.
+    pub(crate) fn hand_over(&self, event: IOEvent<C>, here: Here, inside: bool) {
+        let mine = self.core.backlog.belongs_to(here.token);
+        if mine && (here.in_callback || matches!(self.seat, Seat::Owner(_))) {
             self.core.backlog.push(event);
-            return Ok(());
+            return;
         }
         // Neither can fail: the receivers live until everything accepted has been taken, and the
-        // bounded one has a place for every event that the ledger lets in.
-        match (here.in_callback, &self.inner, &self.outer) {
+        // bounded one has a place for every event that took one from the ledger.
+        match (inside, &self.inner, &self.outer) {
             (true, Some(lane), _) => drop(lane.send(event)),
             (_, _, Some(lane)) => drop(lane.send(event)),
             _ => unreachable!("a context with a thread and without lanes has no submit"),
         }
         self.wake_up.wake();
-        Ok(())
-    }
-
-    /// Counts an event in; also says whether the context is polled. Inside a callback there is
-    /// always room: a callback that waited could wait for itself.
-    fn accept(&self, here: Here, may_wait: bool) -> Result<(Admission, bool), Errno> {
-        let polled = self.seat(here)?.is_some();
-        loop {
-            match self.ledger().accept(!here.in_callback) {
-                Ok(admission) => return Ok((admission, polled)),
-                Err(Refused::Closed) => return Err(libc::ESHUTDOWN),
-                Err(Refused::Full) if polled || !may_wait => return Err(libc::EAGAIN),
-                Err(Refused::Full) => {
-                    self.ledger().wait_for_room();
-                }
-            }
-        }
     }
 
     /// Runs an event on the calling thread, and returns its result. Its callback is not called.
@@ -485,11 +568,9 @@ impl<C: IOCallback> Shared<C> {
         if in_callback_of(self.ledger(), 0) {
             return Err(libc::EDEADLK);
         }
-        let earlier = event.launch().map_err(Unfit::errno)?;
-        let accepted = self
-            .seat(here())
-            .and_then(|_| self.ledger().accept(false).map_err(|_| libc::ESHUTDOWN));
-        let admission = accepted.inspect_err(|_| event.abort_launch(earlier))?;
+        self.launch(event, here())?;
+        let accepted = self.ledger().accept(false).map_err(|_| libc::ESHUTDOWN);
+        let admission = accepted.inspect_err(|_| event.abort_launch())?;
         let mut counters = Counters::default();
         let mut attempt = Attempt::default();
         let result = loop {
@@ -498,7 +579,7 @@ impl<C: IOCallback> Shared<C> {
             counters.operations += 1;
             counters.system_calls += 1;
             match attempt.judge(event, direct::run(&op), &mut counters) {
-                Verdict::Again => {}
+                Verdict::Again | Verdict::Apart => {}
                 Verdict::Complete(result) => break result,
             }
         };
@@ -522,20 +603,22 @@ impl<C: IOCallback> Shared<C> {
             return Err(libc::EDEADLK);
         }
         let seat = self.seat(here())?.ok_or(libc::EINVAL)?;
+        if min > 0 {
+            // Gathered events are in flight, and might be what is waited for.
+            self.mergers.flush(self);
+        }
         Ok(seat.with(|reactor| reactor.poll(&self.core, min, deadline))?.0)
     }
 
     /// The descriptor that is readable when a poll would hand something out.
     pub(crate) fn notify_descriptor(&self) -> Result<RawFd, Errno> {
-        self.check_process()?;
-        let Seat::Owner(seat) = &self.seat else { return Err(libc::EINVAL) };
-        let backlog = &self.core.backlog;
-        if !backlog.is_mine() && !backlog.is_unclaimed() {
-            return Err(libc::EPERM);
-        }
+        let Seat::Owner(seat) = &self.seat else {
+            return self.check_process().and(Err(libc::EINVAL));
+        };
+        self.check_owner()?;
         let fd = self.core.notify.get_or_try_init(new_eventfd).map_err(errno_of)?.as_raw_fd();
         // Before the start nothing can complete; inside the reactor, it looks for itself.
-        if backlog.is_mine() && seat.started.get() && !seat.busy.get() {
+        if self.core.backlog.is_mine() && seat.started.get() && !seat.busy.get() {
             seat.with(|reactor| reactor.sync_notify(&self.core))?.map_err(errno_of)?;
         }
         Ok(fd)
@@ -547,7 +630,9 @@ impl<C: IOCallback> Shared<C> {
         if in_callback_of(self.ledger(), self.workers.id()) {
             return Err(libc::EDEADLK);
         }
-        let drained = match self.seat(here())? {
+        let seat = self.seat(here())?;
+        let _draining = self.mergers.drain(self);
+        let drained = match seat {
             None => self.ledger().wait_drained(self.ledger().drain_point(), deadline),
             Some(seat) => self.poll_until_drained(seat, deadline)?,
         };
@@ -628,6 +713,7 @@ impl<C: IOCallback> Shared<C> {
             if !seat.busy.get() && self.core.backlog.claim(here().token)
                 && seat.with(|reactor| reactor.forget_events(&self.core)).is_ok());
         if quiet {
+            self.mergers.forget_events();
             drop(self);
         } else {
             self.core.notify.get().into_iter().for_each(|fd| close(fd.as_raw_fd()));
@@ -636,8 +722,15 @@ impl<C: IOCallback> Shared<C> {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let Counters { failed, bytes_read, bytes_written, operations, system_calls, continued } =
-            self.core.counters.read() + self.callers.read();
+        let Counters {
+            failed,
+            bytes_read,
+            bytes_written,
+            operations,
+            system_calls,
+            merged,
+            continued,
+        } = self.core.counters.read() + self.callers.read();
         let wake_ups = self.wake_up.writes() + self.ledger().wake_calls();
         let (accepted, completed) = self.ledger().accepted_and_started();
         Stats {
@@ -648,6 +741,7 @@ impl<C: IOCallback> Shared<C> {
             bytes_written,
             operations,
             system_calls: system_calls + wake_ups,
+            merged,
             continued,
             in_flight: accepted - completed,
         }
@@ -685,6 +779,54 @@ impl<C: IOCallback> Shared<C> {
 
     pub(crate) fn worker_threads(&self) -> u32 {
         self.workers.threads()
+    }
+}
+
+/// Events that are handed over together, at its end at the latest.
+pub(crate) struct Batch<'a, C: IOCallback> {
+    shared: &'a Shared<C>,
+    here: Here,
+    /// Each is tied to the one before it.
+    newest: Option<IOEvent<C>>,
+}
+
+impl<C: IOCallback> Batch<'_, C> {
+    /// Adds an event, waiting as a submit does. One that is not accepted comes back as it was.
+    pub(crate) fn add(&mut self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, Errno)> {
+        let Batch { shared, here, .. } = *self;
+        if shared.config.merge_limit == 0 {
+            return shared.submit(event, true);
+        }
+        // To wait for its own events would be to wait for ever.
+        if let Err(errno) = shared.accept(&event, here, true, || self.hand_over()) {
+            return Err((event, errno));
+        }
+        if let Some(older) = self.newest.take() {
+            event.set_link(Link::Batched(older));
+        }
+        self.newest = Some(event);
+        Ok(())
+    }
+
+    fn hand_over(&mut self) {
+        let mut rest = self.newest.take();
+        let mut oldest = None;
+        while let Some(event) = rest {
+            rest = merge::untie(&event);
+            if let Some(newer) = oldest.take() {
+                event.set_link(Link::Batched(newer));
+            }
+            oldest = Some(event);
+        }
+        if let Some(batch) = oldest {
+            self.shared.hand_over(batch, self.here, self.here.in_callback);
+        }
+    }
+}
+
+impl<C: IOCallback> Drop for Batch<'_, C> {
+    fn drop(&mut self) {
+        self.hand_over();
     }
 }
 
@@ -727,6 +869,7 @@ impl<C: IOCallback> Orphan for Shared<C> {
         if self.check_process().is_err() {
             return;
         }
+        self.mergers.flush(self);
         match &self.seat {
             // A thread that left the reactor by force has left it in pieces.
             Seat::Owner(seat) if seat.with(|reactor| reactor.finish(&self.core)).is_ok() => {

@@ -183,6 +183,11 @@ impl<C> Backlog<C> {
         self.thread.load(SeqCst) == 0
     }
 
+    /// Whether the reactor's thread has ended, and nobody took over.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.thread.load(SeqCst) == ENDED
+    }
+
     /// The reactor's thread ends. The next to call `take_over` inherits.
     pub(crate) fn abandon(&self) {
         self.thread.store(ENDED, SeqCst);

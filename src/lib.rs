@@ -29,6 +29,7 @@
 //! Dependencies point one way: `ffi`, [`mod@context`], `reactor`, then [`callback_worker`],
 //! [`mod@driver`] and `intake`, then [`tasks`] and [`buffer`].
 
+mod attempt;
 pub mod buffer;
 pub mod callback_worker;
 pub mod context;
@@ -39,6 +40,8 @@ mod gate;
 mod intake;
 mod ledger;
 pub mod log;
+pub mod merge;
+mod merger;
 mod reactor;
 #[cfg(test)]
 mod simulation;

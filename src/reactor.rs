@@ -1,7 +1,7 @@
 //! The one loop: takes events in, hands their operations to a driver, continues what came back
 //! short, retries what the kernel asks to retry, and hands the rest to callbacks.
 //!
-//! What short I/O and which errno mean is decided in [`Attempt::judge`], and nowhere else.
+//! What short I/O and which errno mean is decided by [`Attempt`], and nowhere else.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,20 +13,22 @@ use std::time::{Duration, Instant};
 use crossfire::flavor::Flavor;
 use once_cell::sync::OnceCell;
 
+use crate::attempt::{Attempt, Verdict};
 use crate::callback_worker::Delivery;
 use crate::driver::direct::FileSizeSignal;
 use crate::driver::{forbidden, Done, Entered, Interface, Prep, Wait, NOT_TAKEN};
 use crate::gate::Deadline;
 use crate::intake::{Backlog, Lanes};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Refused};
 use crate::log::{log, Level};
+use crate::merge::{self, Waiting};
 use crate::stats::{Counters, Published};
-use crate::tasks::{IOAction, IOCallback, IOEvent, Op, Unfit};
+use crate::tasks::{IOCallback, IOEvent, Link, Unfit};
 use crate::thread::here;
 use crate::wake::{clear_eventfd, write_eventfd};
 
-/// How often in a row an operation that made no progress is retried on EINTR or EAGAIN.
-const MAX_RETRIES: u32 = 100;
+/// How many events that may be joined are taken from one source before the next has its turn.
+const TAKEN_AT_ONCE: usize = 64;
 
 /// How long to leave a kernel alone that takes nothing while it holds nothing of ours.
 const REFUSED_PAUSE: Duration = Duration::from_millis(1);
@@ -45,117 +47,22 @@ pub(crate) struct Core<C> {
     pub broken: OnceCell<i32>,
 }
 
-/// A boundary that every block device accepts direct I/O at.
-const DIRECT_BOUNDARY: u64 = 4096;
-
-/// How far the engine is with the current operation of an event.
-#[derive(Default)]
-pub(crate) struct Attempt {
-    /// Bytes the operation was asked to move.
-    asked: u64,
-    retries: u32,
-    /// The operation before this one came back short.
-    short: bool,
-    /// Where the transfer was when it was set back to a boundary.
-    set_back: Option<u64>,
-}
-
-/// What an operation's result means for its event.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Another operation is needed.
-    Again,
-    /// The event is complete with this result.
-    Complete(i64),
-}
-
-impl Attempt {
-    pub(crate) fn begin(&mut self, op: &Op) {
-        self.asked = op.len;
-    }
-
-    /// Judges what the kernel answered to the operation that `begin` announced.
-    pub(crate) fn judge<C>(
-        &mut self,
-        event: &mut IOEvent<C>,
-        result: i64,
-        counters: &mut Counters,
-    ) -> Verdict {
-        let action = event.action().unwrap_or(IOAction::Fsync);
-        match action {
-            // A sync that failed is never asked again: the kernel reports an error once, and the
-            // second answer would be yes while the data is gone (fsync(2)).
-            IOAction::Fsync | IOAction::Fdatasync => return Verdict::Complete(result.min(0)),
-            IOAction::Fallocate(_) if result >= 0 => return Verdict::Complete(0),
-            IOAction::Read | IOAction::Write if result > 0 => {
-                let moved = result as u64;
-                if moved > self.asked {
-                    log(Level::Error, || {
-                        format!("the kernel moved {moved} of {} bytes", self.asked)
-                    });
-                    return Verdict::Complete(-i64::from(libc::EIO));
-                }
-                match action {
-                    IOAction::Read => counters.bytes_read += moved,
-                    _ => counters.bytes_written += moved,
-                }
-                self.retries = 0;
-                self.short = moved < self.asked;
-                if event.advance(moved) {
-                    return Verdict::Complete(event.transferred() as i64);
-                }
-                counters.continued += u64::from(self.short);
-                return Verdict::Again;
-            }
-            _ => {}
-        }
-        match -result as i32 {
-            // The end of the file; a transfer of no bytes is whole as well.
-            0 if action == IOAction::Read || self.asked == 0 => {
-                Verdict::Complete(event.transferred() as i64)
-            }
-            // A write that moves nothing and fails with nothing would go on for ever.
-            0 => Verdict::Complete(-i64::from(libc::EIO)),
-            libc::EINTR | libc::EAGAIN if self.retries < MAX_RETRIES => {
-                self.retries += 1;
-                Verdict::Again
-            }
-            // A direct read comes back short only at the end of the file. Where that is not at a
-            // block boundary, going on from there is refused as misaligned (open(2), O_DIRECT).
-            libc::EINVAL if action == IOAction::Read && self.short => {
-                Verdict::Complete(event.transferred() as i64)
-            }
-            // One that goes on, after an earlier submission ended at such a place, begins once
-            // more at the boundary before it.
-            libc::EINVAL if action == IOAction::Read && self.set_back.is_none() => {
-                let reached = event.transferred();
-                let beyond = (event.offset() + reached) % DIRECT_BOUNDARY;
-                if beyond == 0 || reached < beyond || !event.set_transferred(reached - beyond) {
-                    return Verdict::Complete(result);
-                }
-                self.set_back = Some(reached);
-                Verdict::Again
-            }
-            _ => {
-                if let Some(reached) = self.set_back.filter(|at| *at > event.transferred()) {
-                    event.set_transferred(reached);
-                }
-                Verdict::Complete(result)
-            }
-        }
-    }
-}
-
-/// An event that the reactor holds.
+/// An event whose operation is the kernel's next or is in it, and all that travel with it.
 struct Slot<C> {
     event: Option<IOEvent<C>>,
     attempt: Attempt,
+    /// Where the bytes of joined events lie.
+    segments: Vec<libc::iovec>,
 }
 
 pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
     interface: I,
     slots: Vec<Slot<C>>,
     free: Vec<u32>,
+    /// Events taken in, for which there is no slot yet.
+    waiting: Waiting<C>,
+    /// Events in slots behind the first of each.
+    followers: usize,
     /// Slots whose operation has to be issued.
     issue: VecDeque<u32>,
     done: Vec<Done>,
@@ -176,6 +83,8 @@ pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
     /// Something was queued that might exceed RLIMIT_FSIZE.
     may_extend: bool,
     notifying: bool,
+    /// System calls made to ask how descriptors were opened.
+    asked: u64,
     counters: Counters,
 }
 
@@ -183,14 +92,17 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     pub(crate) fn new(
         interface: I,
         depth: u32,
+        merge_limit: u32,
         lanes: Option<Lanes<C, Q>>,
         delivery: Delivery<C>,
     ) -> Self {
-        let slot = |_| Slot { event: None, attempt: Attempt::default() };
+        let slot = |_| Slot { event: None, attempt: Attempt::default(), segments: Vec::new() };
         Reactor {
             interface,
             slots: (0..depth).map(slot).collect(),
             free: (0..depth).rev().collect(),
+            waiting: Waiting::new(merge_limit.into()),
+            followers: 0,
             issue: VecDeque::with_capacity(depth as usize),
             done: Vec::with_capacity(depth as usize),
             ready: VecDeque::with_capacity(depth as usize),
@@ -202,22 +114,28 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             refused: false,
             may_extend: false,
             notifying: false,
+            asked: 0,
             counters: Counters::default(),
         }
     }
 
-    /// Takes in what waits, as long as slots are free. The sources take turns, so that none of
-    /// them starves, whatever the others bring.
+    /// Takes in what waits: as much as there are free slots, or all of it where it is joined. The
+    /// sources take turns, so that none of them starves, whatever the others bring.
     fn take(&mut self, core: &Core<C>) {
+        self.fill();
         let sources = if self.lanes.is_some() { 3 } else { 1 };
         let mut empty = 0;
-        while !self.free.is_empty() && empty < sources {
+        while empty < sources && (self.waiting.merges() || !self.free.is_empty()) {
             let source = self.source % sources;
             self.source = source + 1;
-            let share = self.free.len().div_ceil(sources.into());
+            let share = match self.waiting.merges() {
+                true => TAKEN_AT_ONCE,
+                false => self.free.len().div_ceil(sources.into()),
+            };
             let taken = (0..share).take_while(|_| self.take_from(core, source)).count();
             empty = if taken == 0 { empty + 1 } else { 0 };
         }
+        self.fill();
     }
 
     fn take_from(&mut self, core: &Core<C>, source: u8) -> bool {
@@ -234,19 +152,62 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             }
             (_, None) => None,
         };
-        event.map(|event| self.hold(event)).is_some()
+        event.map(|event| self.arrive(event)).is_some()
     }
 
-    /// Puts an event into a free slot.
-    fn hold(&mut self, event: IOEvent<C>) {
-        if event.is_done() {
+    /// Takes in what came through a queue: an event, joined ones, or a batch.
+    fn arrive(&mut self, event: IOEvent<C>) {
+        if let Link::Batched(_) = event.link() {
+            let mut batch = Some(event);
+            while let Some(event) = batch {
+                batch = merge::untie(&event);
+                self.arrive(event);
+            }
+        } else if event.is_done() {
             // A foreign event that could not be launched.
             self.ready.push_back(event);
-            return;
+        } else if self.free.is_empty()
+            || event.is_joined()
+            || self.waiting.merges()
+            || !self.waiting.is_empty()
+        {
+            self.waiting.push(event);
+        } else {
+            self.hold(event);
         }
-        let Some(number) = self.free.pop() else { unreachable!("taken only while a slot is free") };
+    }
+
+    /// Gives slots to what waits.
+    fn fill(&mut self) {
+        while !self.free.is_empty() {
+            let Some(run) = self.waiting.pop() else { return };
+            if run.is_joined() && !self.may_travel(&run) {
+                self.waiting.push_apart(run);
+                continue;
+            }
+            self.hold(run);
+        }
+    }
+
+    fn may_travel(&mut self, run: &IOEvent<C>) -> bool {
+        self.asked += 1;
+        let flags = self.interface.status_flags(run.fd());
+        merge::may_travel(run, flags, || {
+            self.asked += 1;
+            self.interface.direct_boundary(run.fd())
+        })
+    }
+
+    /// Puts an event, or joined ones, into a free slot.
+    fn hold(&mut self, run: IOEvent<C>) {
+        let Some(number) = self.free.pop() else { unreachable!("only while a slot is free") };
+        if run.is_joined() {
+            let followers = run.chain().count() - 1;
+            self.followers += followers;
+            self.counters.merged += followers as u64;
+        }
         let slot = &mut self.slots[number as usize];
-        slot.event = Some(event);
+        slot.event = Some(run);
         slot.attempt = Attempt::default();
         // What waits to be issued comes first.
         if !self.issue.is_empty() || !self.issue_one(number) {
@@ -268,7 +229,10 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn issue_one(&mut self, number: u32) -> bool {
         let slot = &mut self.slots[number as usize];
         let Some(event) = &slot.event else { unreachable!("issued without an event") };
-        let op = event.next_op();
+        let op = match event.is_joined() {
+            true => merge::operation(event, &mut slot.segments),
+            false => event.next_op(),
+        };
         slot.attempt.begin(&op);
         match self.interface.prep(number, &op) {
             Prep::Queued => {
@@ -282,12 +246,20 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         true
     }
 
+    /// Completes the event of a slot, and all that travel with it: an error is everybody's, and
+    /// behind the end of a file there is nothing.
     fn complete(&mut self, number: u32, result: i64) {
-        let Some(event) = self.slots[number as usize].event.take() else { return };
-        self.counters.failed += u64::from(result < 0);
-        event.complete(result);
-        self.ready.push_back(event);
         self.free.push(number);
+        let mut next = self.slots[number as usize].event.take();
+        let mut result_of_next = result;
+        while let Some(event) = next {
+            next = merge::untie(&event);
+            self.followers -= usize::from(next.is_some());
+            self.counters.failed += u64::from(result < 0);
+            event.complete(result_of_next);
+            self.ready.push_back(event);
+            result_of_next = result.min(0);
+        }
     }
 
     /// Operations that the kernel holds.
@@ -297,7 +269,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 
     /// Nothing is left to do but callbacks.
     fn is_idle(&self, core: &Core<C>) -> bool {
-        self.pending == 0 && self.issue.is_empty() && core.backlog.is_empty()
+        let nothing_held = self.pending == 0 && self.issue.is_empty() && self.waiting.is_empty();
+        nothing_held && core.backlog.is_empty()
     }
 
     /// Issues, enters the kernel once at most, and settles what completed.
@@ -354,7 +327,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             _ => false,
         };
         self.settle();
-        self.counters.system_calls = self.interface.system_calls() + self.delivery.wake_calls;
+        self.counters.system_calls =
+            self.interface.system_calls() + self.delivery.wake_calls + self.asked;
         core.counters.set(&self.counters);
         entered
     }
@@ -369,14 +343,38 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
                 self.issue.push_back(number);
                 continue;
             }
-            let slot = &mut self.slots[number as usize];
-            let Some(event) = &mut slot.event else { unreachable!("done without an event") };
-            match slot.attempt.judge(event, result, &mut self.counters) {
+            match self.judge(number, result) {
                 Verdict::Again => self.issue.push_back(number),
                 Verdict::Complete(result) => self.complete(number, result),
+                Verdict::Apart => {
+                    let first = self.slots[number as usize].event.as_ref();
+                    if let Some(rest) = first.and_then(merge::untie) {
+                        self.followers -= rest.chain().count();
+                        self.waiting.push_apart(rest);
+                    }
+                    self.issue.push_back(number);
+                }
             }
         }
         self.done = done;
+    }
+
+    fn judge(&mut self, number: u32, result: i64) -> Verdict {
+        let Slot { event, attempt, .. } = &mut self.slots[number as usize];
+        let Some(event) = event else { unreachable!("done without an event") };
+        if !event.is_joined() {
+            return attempt.judge(event, result, &mut self.counters);
+        }
+        let fd = event.fd();
+        let status_flags = || {
+            self.asked += 1;
+            self.interface.status_flags(fd)
+        };
+        attempt.judge_joined(event, result, &mut self.counters, status_flags, |whole| {
+            whole.complete(whole.transferred() as i64);
+            self.followers -= 1;
+            self.ready.push_back(whole);
+        })
     }
 
     /// Ends the kernel interface: the pool does everything from here on.
@@ -421,7 +419,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         };
         if let Some((event, outer)) = lanes.arm(may_look) {
             let event = if outer && foreign { admit(&core.ledger, event) } else { event };
-            self.hold(event);
+            self.arrive(event);
+            self.fill();
             return Some(Wait::No);
         }
         // A foreign channel that could not be looked at, for want of room, may hold more.
@@ -437,18 +436,42 @@ fn broke<C>(core: &Core<C>, errno: i32) {
     let _ = core.broken.set(errno);
 }
 
-/// Counts in an event that its submitter put straight into a channel. One that cannot run comes
-/// back completed, so that its callback hears of it.
-fn admit<C>(ledger: &Arc<Ledger>, mut event: IOEvent<C>) -> IOEvent<C> {
-    let launched = event.launch();
+/// Counts in an event, or joined ones. The first needs a place, if it is `bounded`; those joined
+/// with it take places as far as there are any.
+pub(crate) fn count_in<C>(
+    ledger: &Arc<Ledger>,
+    run: &IOEvent<C>,
+    bounded: bool,
+) -> Result<(), Refused> {
+    let mut admission = ledger.accept(bounded)?;
+    for event in run.chain() {
+        event.set_owner(Arc::as_ptr(ledger), admission);
+        if let Link::Joined(_) = event.link() {
+            let accepted = ledger.accept(bounded).or_else(|_| ledger.accept(false));
+            // Nobody closes the ledger of a context whose lane, or handle, is in use.
+            admission = accepted.unwrap_or_default();
+        }
+    }
+    Ok(())
+}
+
+/// Counts in what its submitter put straight into a channel. An event that cannot run comes back
+/// completed, so that its callback hears of it.
+fn admit<C>(ledger: &Arc<Ledger>, run: IOEvent<C>) -> IOEvent<C> {
     // There is room: the reactor, which alone takes places here, has asked. And the ledger is
     // closed only after the lane has ended.
-    let admission = ledger.accept(true).unwrap_or_default();
-    event.set_owner(Arc::as_ptr(ledger), admission);
-    if let Err(Unfit::InFlight | Unfit::Unprepared | Unfit::Whole) = launched {
-        event.complete(-i64::from(libc::EINVAL));
+    let _ = count_in(ledger, &run, true);
+    let mut all_fit = true;
+    for event in run.chain() {
+        if let Err(Unfit::InFlight | Unfit::Unprepared | Unfit::Whole) = event.launch() {
+            event.complete(-i64::from(libc::EINVAL));
+            all_fit = false;
+        }
     }
-    event
+    if !all_fit {
+        merge::part(&run);
+    }
+    run
 }
 
 /// What a polled context needs of its reactor, whatever the driver.
@@ -489,7 +512,11 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
         let end = loop {
             self.take(core);
             self.issue();
-            let missing = min.saturating_sub(ran + self.ready.len() as u32);
+            let mut missing = min.saturating_sub(ran + self.ready.len() as u32);
+            if self.followers > 0 {
+                // One operation may complete them all.
+                missing = missing.min(1);
+            }
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let wait = match missing.min(self.pending as u32) {
                 0 => Wait::No,
@@ -510,7 +537,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
                 break PollEnd::Signal;
             }
         };
-        if !core.backlog.is_empty() {
+        let waits = !core.backlog.is_empty() || !self.waiting.is_empty();
+        if waits && !self.free.is_empty() {
             self.take(core);
             self.turn(core, Wait::No);
         }
@@ -535,7 +563,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
     fn forget_events(&mut self, core: &Core<C>) {
         let held = self.slots.iter_mut().filter_map(|slot| slot.event.take());
         held.chain(self.ready.drain(..)).for_each(std::mem::forget);
-        while let Some(event) = core.backlog.pop() {
+        while let Some(event) = self.waiting.pop().or_else(|| core.backlog.pop()) {
             std::mem::forget(event);
         }
     }
@@ -577,7 +605,7 @@ mod tests {
     use crate::callback_worker::IOWorkers;
     use crate::driver::sim::{descriptor, with_world, Flight, Sim, Trouble};
     use crate::intake::OuterFlavor;
-    use crate::tasks::ClosureCb;
+    use crate::tasks::{ClosureCb, IOAction};
     use crate::wake::WakeUp;
 
     /// What a reactor's thread does, a turn at a time. The simulator has no wake-up descriptor, so
@@ -601,6 +629,7 @@ mod tests {
         let mut reactor = Reactor::<ClosureCb, Sim, OuterFlavor<ClosureCb>>::new(
             Sim::default(),
             4,
+            0,
             Some(lanes),
             delivery,
         );

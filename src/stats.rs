@@ -46,6 +46,8 @@ counters! {
     operations,
     /// System calls made for them.
     system_calls,
+    /// Events that travelled in another's operation.
+    merged,
     /// Operations issued for the rest of a short one.
     continued,
 }

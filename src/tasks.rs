@@ -114,7 +114,18 @@ struct Inner<C> {
     callback: UnsafeCell<MaybeUninit<C>>,
     setup: Setup,
     progress: UnsafeCell<Progress>,
+    link: UnsafeCell<Link<C>>,
     buffer: Option<Buffer>,
+}
+
+/// What travels with an event, through the queues and to the kernel. An event that is the caller's
+/// has none.
+pub(crate) enum Link<C> {
+    None,
+    /// The next member of the same operation: its bytes follow this one's.
+    Joined(IOEvent<C>),
+    /// The next one that was handed over together with this one.
+    Batched(IOEvent<C>),
 }
 
 /// What a prep call sets; nobody changes it while the event is in flight.
@@ -134,6 +145,8 @@ struct Progress {
     next: usize,
     owner: *const Ledger,
     admission: Admission,
+    /// The result before the launch.
+    earlier: i64,
 }
 
 impl Default for Progress {
@@ -143,6 +156,7 @@ impl Default for Progress {
             next: 0,
             owner: std::ptr::null(),
             admission: Admission::default(),
+            earlier: PENDING,
         }
     }
 }
@@ -195,6 +209,7 @@ impl<C> IOEvent<C> {
                     memory: std::ptr::null_mut(),
                 },
                 progress: UnsafeCell::default(),
+                link: UnsafeCell::new(Link::None),
                 buffer: None,
             });
             Some(IOEvent { inner })
@@ -361,9 +376,7 @@ impl<C> IOEvent<C> {
 
     /// Takes the event from its caller for one run, whoever else tries at the same time. One that
     /// completed short or with an error goes on where it stopped; a whole one is refused.
-    ///
-    /// Returns the earlier result, for [`IOEvent::abort_launch`].
-    pub(crate) fn launch(&self) -> Result<i64, Unfit> {
+    pub(crate) fn launch(&self) -> Result<(), Unfit> {
         let inner = self.inner();
         self.fit()?;
         let result = inner.result.load(Acquire);
@@ -376,18 +389,21 @@ impl<C> IOEvent<C> {
         }
         let swapped = inner.state.compare_exchange(OWNED, IN_FLIGHT, Acquire, Relaxed);
         swapped.map_err(|_| Unfit::InFlight)?;
+        // SAFETY: the event was just taken from its caller; the engine alone touches the progress.
+        unsafe { (*inner.progress.get()).earlier = result }
         inner.result.store(PENDING, Release);
-        Ok(result)
+        Ok(())
     }
 
     /// Gives a launched event back as it was: it was not accepted after all.
-    pub(crate) fn abort_launch(&self, result: i64) {
-        self.complete(result);
+    pub(crate) fn abort_launch(&self) {
+        // SAFETY: the engine holds the event, and it alone touches the progress.
+        self.complete(unsafe { (*self.inner().progress.get()).earlier });
         self.release();
     }
 
     /// Remembers the ledger that counted the event in. It outlives the event's flight.
-    pub(crate) fn set_owner(&mut self, ledger: *const Ledger, admission: Admission) {
+    pub(crate) fn set_owner(&self, ledger: *const Ledger, admission: Admission) {
         // SAFETY: the engine holds the event, and it alone touches the progress.
         let progress = unsafe { &mut *self.inner().progress.get() };
         progress.owner = ledger;
@@ -438,6 +454,44 @@ impl<C> IOEvent<C> {
                 Op { action, fd, offset, len, memory }
             }
         }
+    }
+
+    /// What is left of a transfer, as segments in memory: one where it is plain.
+    pub(crate) fn rest(&self) -> impl DoubleEndedIterator<Item = libc::iovec> + '_ {
+        let Setup { len, memory, .. } = self.inner().setup;
+        let done = self.inner().transferred.load(Relaxed);
+        // SAFETY: the engine holds the event, and it alone touches the progress.
+        let progress = unsafe { &*self.inner().progress.get() };
+        let plain = progress.segments.is_empty().then(|| libc::iovec {
+            iov_base: memory.wrapping_add(done as usize).cast(),
+            iov_len: (len - done) as usize,
+        });
+        plain.into_iter().chain(progress.segments[progress.next..].iter().copied())
+    }
+
+    /// Ties what comes next to the event, and returns what was tied to it before.
+    pub(crate) fn set_link(&self, link: Link<C>) -> Link<C> {
+        // SAFETY: whoever holds the event, and nobody else, touches the link.
+        std::mem::replace(unsafe { &mut *self.inner().link.get() }, link)
+    }
+
+    /// What is tied to the event.
+    pub(crate) fn link(&self) -> &Link<C> {
+        // SAFETY: as in `set_link`, which nobody calls while he looks.
+        unsafe { &*self.inner().link.get() }
+    }
+
+    /// Whether other events travel in its operation.
+    pub(crate) fn is_joined(&self) -> bool {
+        matches!(self.link(), Link::Joined(_))
+    }
+
+    /// The event and all that are tied to it, however.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = &IOEvent<C>> {
+        std::iter::successors(Some(self), |event| match event.link() {
+            Link::Joined(next) | Link::Batched(next) => Some(next),
+            Link::None => None,
+        })
     }
 
     /// Moves the transfer on by `bytes` of its current operation. True where nothing is left.
@@ -501,6 +555,11 @@ impl<C: Copy> IOEvent<C> {
 
 impl<C> Drop for IOEvent<C> {
     fn drop(&mut self) {
+        // One after the other: each would drop the next, and a stack has an end.
+        let mut link = self.set_link(Link::None);
+        while let Link::Joined(next) | Link::Batched(next) = link {
+            link = next.set_link(Link::None);
+        }
         drop(self.take_callback());
         // SAFETY: the owner drops the event, so nobody else refers to it; it came from a Box.
         drop(unsafe { Box::from_raw(self.inner.as_ptr()) });

@@ -168,6 +168,14 @@ impl<K: Interface, P: Behind> Interface for Backed<K, P> {
         self.broke(errno)
     }
 
+    fn status_flags(&self, fd: RawFd) -> i32 {
+        self.pool.status_flags(fd)
+    }
+
+    fn direct_boundary(&self, fd: RawFd) -> Option<u64> {
+        self.pool.direct_boundary(fd)
+    }
+
     fn descriptors(&self) -> Descriptors {
         self.kernel.as_ref().map(K::descriptors).unwrap_or_default()
     }

@@ -5,6 +5,9 @@ use std::os::fd::RawFd;
 
 use crate::tasks::{IOAction, Memory, Op};
 
+/// A boundary that every block device accepts direct I/O at.
+pub(crate) const DIRECT_BOUNDARY: u64 = 4096;
+
 /// Runs the operation on a thread of the program's and returns what the system call did: bytes, or
 /// a negated errno.
 pub(crate) fn run(op: &Op) -> i64 {
@@ -62,12 +65,32 @@ pub(crate) fn read_at_once(op: &Op) -> Option<i64> {
     (read > 0).then_some(read as i64)
 }
 
+/// How a descriptor was opened (F_GETFL of fcntl(2)); negative where it is none.
+pub(crate) fn status_flags(fd: RawFd) -> i32 {
+    // SAFETY: no pointers.
+    unsafe { libc::fcntl(fd, libc::F_GETFL) }
+}
+
 /// Whether the descriptor was opened with O_DIRECT. One that is none counts as such: whoever gets
 /// it next has the right errno for it.
 pub(crate) fn is_direct(fd: RawFd) -> bool {
-    // SAFETY: no pointers.
-    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    let flags = status_flags(fd);
     flags < 0 || flags & libc::O_DIRECT != 0
+}
+
+/// What offset, length and memory of direct I/O have to be multiples of (STATX_DIOALIGN of statx(2),
+/// Linux 6.1), where the file system tells.
+pub(crate) fn direct_boundary(fd: RawFd) -> Option<u64> {
+    // SAFETY: plain data filled by the call, which is given valid pointers.
+    unsafe {
+        let mut answer: libc::statx = std::mem::zeroed();
+        let mask = libc::STATX_DIOALIGN;
+        let known = libc::statx(fd, c"".as_ptr(), libc::AT_EMPTY_PATH, mask, &mut answer) == 0
+            && answer.stx_mask & mask != 0
+            && answer.stx_dio_offset_align > 0;
+        let boundary = answer.stx_dio_offset_align.max(answer.stx_dio_mem_align);
+        known.then_some(boundary.into())
+    }
 }
 
 pub(crate) fn last_errno() -> i32 {

@@ -133,6 +133,14 @@ pub(crate) trait Interface: Send {
     fn end(&mut self, errno: i32, _done: &mut Vec<Done>) -> Entered {
         Entered::Broken(errno)
     }
+    /// How a descriptor was opened: O_ flags of open(2), negative where it is none.
+    fn status_flags(&self, fd: RawFd) -> i32 {
+        direct::status_flags(fd)
+    }
+    /// What direct I/O on the descriptor has to be aligned to, where that is known.
+    fn direct_boundary(&self, fd: RawFd) -> Option<u64> {
+        direct::direct_boundary(fd)
+    }
     /// What a forked child has to close.
     fn descriptors(&self) -> Descriptors {
         Descriptors::default()

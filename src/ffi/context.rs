@@ -66,8 +66,10 @@ pub struct ioe_config {
     /// Callback threads: 0 to 256. With 0, callbacks run on the driver thread. Ignored with
     /// `IOE_POLLED` and with `shared`. Default 1.
     pub workers: u32,
-    /// Bytes that one merged operation may span; 0: no merging. This version does not merge: the
-    /// value is accepted, and `ioe_info` says 0. Default 0.
+    /// Bytes that one merged operation may span; 0: no merging. More than 1 GiB counts as 1 GiB.
+    /// Events that wait together are joined: reads or writes of one descriptor, adjacent in the
+    /// file, up to this many bytes and 1024 segments of memory (IOV_MAX). Nothing waits for it. See
+    /// `ioe_merger_new` for what becomes of their results. Default 0.
     pub merge_limit: u32,
     /// Bits of `ioe_flag`. Default 0.
     pub flags: u32,
@@ -131,7 +133,7 @@ pub struct ioe_stats {
     pub operations: u64,
     /// System calls made for them, wake-ups included.
     pub system_calls: u64,
-    /// Events that travelled in another's operation. 0 in this version.
+    /// Events that travelled in another's operation.
     pub merged: u64,
     /// Operations issued for the rest of a short one.
     pub continued: u64,
@@ -177,6 +179,13 @@ impl Inside {
             std::mem::forget(Arc::clone(&shared));
         }
         Ok(Inside { shared, counted })
+    }
+}
+
+impl Inside {
+    /// For what lives longer than the call.
+    pub(super) fn share(&self) -> Arc<Shared<CCallback>> {
+        Arc::clone(&self.shared)
     }
 }
 
@@ -286,6 +295,7 @@ unsafe fn new_context(cfg: *const ioe_config) -> Result<Arc<Shared<CCallback>>, 
         driver: Driver::from_number(cfg.driver).ok_or(libc::EINVAL)?,
         depth: cfg.depth,
         queue_size: cfg.queue_size,
+        merge_limit: cfg.merge_limit,
         polled,
         sqpoll: cfg.flags & SQPOLL != 0,
         iopoll: cfg.flags & IOPOLL != 0,
@@ -346,7 +356,7 @@ pub unsafe extern "C" fn ioe_context_info(
             depth: config.depth,
             queue_size: config.queue_size,
             workers: context.worker_threads(),
-            merge_limit: 0,
+            merge_limit: config.merge_limit,
             flags: bits.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum(),
             uring_errno,
             aio_errno,
@@ -381,6 +391,7 @@ pub unsafe extern "C" fn ioe_context_stats(
             bytes_written,
             operations,
             system_calls,
+            merged,
             continued,
             in_flight,
         } = context.stats();
@@ -393,7 +404,7 @@ pub unsafe extern "C" fn ioe_context_stats(
             bytes_written,
             operations,
             system_calls,
-            merged: 0,
+            merged,
             continued,
             syncs_joined: 0,
             in_flight,
@@ -404,7 +415,8 @@ pub unsafe extern "C" fn ioe_context_stats(
 }
 
 /// Returns when the callback of every event accepted before the call has returned; later ones do
-/// not hold it back. `timeout_ms` in milliseconds; -1 waits for ever, 0 only looks. Any thread;
+/// not hold it back. What mergers of the context gathered is handed over, and until the return they
+/// hold nothing back. `timeout_ms` in milliseconds; -1 waits for ever, 0 only looks. Any thread;
 /// with `IOE_POLLED` the owner's, and callbacks run in here.
 ///
 /// Returns 0, or:
@@ -437,6 +449,7 @@ pub unsafe extern "C" fn ioe_drain(ctx: *mut ioe_context, timeout_ms: i64) -> c_
 /// Returns 0, or, having done nothing:
 /// - `-EDEADLK`: called inside a callback of this context, or on callback threads it shares.
 /// - `-EPERM`: not the owner of a polled context whose owner lives.
+/// - `-EBUSY`: a merger of the context was not freed.
 /// - `-EINVAL`: `ctx` is NULL.
 ///
 /// # Safety
@@ -452,7 +465,11 @@ pub unsafe extern "C" fn ioe_context_free(ctx: *mut ioe_context) -> c_int {
             shared.abandon_in_child();
             return 0;
         }
-        if let Err(errno) = shared.shut_down() {
+        let ended = match shared.mergers.count() {
+            0 => shared.shut_down(),
+            _ => Err(libc::EBUSY),
+        };
+        if let Err(errno) = ended {
             std::mem::forget(shared);
             return -errno;
         }

@@ -8,6 +8,7 @@ mod buffer;
 mod context;
 mod event;
 mod library;
+mod merge;
 mod submit;
 
 use std::os::raw::c_void;

@@ -5,25 +5,40 @@ use std::os::raw::c_int;
 
 use super::context::{ioe_context, Inside};
 use super::event::{callback, from_c, ioe_event};
-use super::{answer, done, guard};
+use super::{answer, done, guard, CCallback};
+use crate::tasks::IOEvent;
 
-/// Hands one event in, checked in the order that the header lists.
+/// Takes one event from C for `submit`, checked in the order that the header lists.
 ///
 /// # Safety
 /// `event` is NULL or an event that was not freed.
-unsafe fn submit(context: &Inside, event: *mut ioe_event, may_wait: bool) -> Result<(), i32> {
+pub(super) unsafe fn take(
+    event: *mut ioe_event,
+    check_process: impl FnOnce() -> Result<(), i32>,
+    submit: impl FnOnce(IOEvent<CCallback>) -> Result<(), (IOEvent<CCallback>, i32)>,
+) -> Result<(), i32> {
     // SAFETY: by the caller's promise.
     let event = unsafe { from_c(event) }.ok_or(libc::EINVAL)?;
-    context.check_process()?;
+    check_process()?;
     event.fit().map_err(|unfit| unfit.errno())?;
     if callback(&event).function.is_none() {
         return Err(libc::EINVAL);
     }
-    context.submit(ManuallyDrop::into_inner(event), may_wait).map_err(|(event, errno)| {
+    submit(ManuallyDrop::into_inner(event)).map_err(|(event, errno)| {
         // It is still the caller's.
         event.into_raw();
         errno
     })
+}
+
+/// Hands one event to a context.
+///
+/// # Safety
+/// `event` is NULL or an event that was not freed.
+unsafe fn submit(context: &Inside, event: *mut ioe_event, may_wait: bool) -> Result<(), i32> {
+    let submit = |event| context.submit(event, may_wait);
+    // SAFETY: by the caller's promise.
+    unsafe { take(event, || context.check_process(), submit) }
 }
 
 /// Hands an event to the context. Until its callback starts it is the context's; its callback is
@@ -76,6 +91,8 @@ pub unsafe extern "C" fn ioe_try_submit(ctx: *mut ioe_context, event: *mut ioe_e
 }
 
 /// Hands `n` events in, in order, waiting as `ioe_submit` does, up to the first that is refused.
+/// With `merge_limit`, neighbours among them are joined, whatever their order: they reach the
+/// reactor together, but for those that had to wait for room.
 ///
 /// Returns how many were accepted (at most INT_MAX are looked at); the others are yours, as they
 /// were. Where there are events and none was accepted:
@@ -97,9 +114,14 @@ pub unsafe extern "C" fn ioe_submit_batch(
             _ => return -libc::EINVAL,
         };
         let mut accepted = 0;
+        let mut batch = context.batch();
         while (accepted as usize) < n && accepted < c_int::MAX {
+            let add = |event| batch.add(event);
             // SAFETY: by the caller's promise.
-            match unsafe { submit(&context, events.add(accepted as usize).read(), true) } {
+            let taken = unsafe {
+                take(events.add(accepted as usize).read(), || context.check_process(), add)
+            };
+            match taken {
                 Ok(()) => accepted += 1,
                 Err(errno) if accepted == 0 => return -errno,
                 Err(_) => break,

@@ -1,0 +1,172 @@
+//! What the result of an operation means: for its event, or for each of those that travelled in it.
+
+use crate::driver::direct::DIRECT_BOUNDARY;
+use crate::log::{log, Level};
+use crate::merge;
+use crate::stats::Counters;
+use crate::tasks::{IOAction, IOEvent, Op};
+
+/// How often in a row an operation that made no progress is retried on EINTR or EAGAIN.
+const MAX_RETRIES: u32 = 100;
+
+/// The errors of a joined write that may be one member's alone.
+const MEMBERS_OWN: [i32; 5] = [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::EINVAL];
+
+/// How far the engine is with the current operation of an event.
+#[derive(Default)]
+pub(crate) struct Attempt {
+    /// Bytes the operation was asked to move.
+    asked: u64,
+    retries: u32,
+    /// The operation before this one came back short.
+    short: bool,
+    /// Where the transfer was when it was set back to a boundary.
+    set_back: Option<u64>,
+}
+
+/// What an operation's result means for its event.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Another operation is needed.
+    Again,
+    /// The event is complete with this result. Of joined ones, all that are left: where it is an
+    /// error, with that, and behind the end of the file with nothing.
+    Complete(i64),
+    /// Of joined events, each that is left is asked for by itself.
+    Apart,
+}
+
+impl Attempt {
+    pub(crate) fn begin(&mut self, op: &Op) {
+        self.asked = op.len;
+    }
+
+    /// Takes down that bytes were moved; EIO where they are more than were asked for.
+    fn moved(&mut self, action: IOAction, moved: u64, counters: &mut Counters) -> Result<(), i32> {
+        if moved > self.asked {
+            log(Level::Error, || format!("the kernel moved {moved} of {} bytes", self.asked));
+            return Err(libc::EIO);
+        }
+        match action {
+            IOAction::Read => counters.bytes_read += moved,
+            _ => counters.bytes_written += moved,
+        }
+        self.retries = 0;
+        self.short = moved < self.asked;
+        Ok(())
+    }
+
+    /// Whether an operation that made no progress is asked for again as it is.
+    fn retries(&mut self, errno: i32) -> bool {
+        let again = matches!(errno, libc::EINTR | libc::EAGAIN) && self.retries < MAX_RETRIES;
+        self.retries += u32::from(again);
+        again
+    }
+
+    /// Judges what the kernel answered to the operation that `begin` announced.
+    pub(crate) fn judge<C>(
+        &mut self,
+        event: &mut IOEvent<C>,
+        result: i64,
+        counters: &mut Counters,
+    ) -> Verdict {
+        let action = event.action().unwrap_or(IOAction::Fsync);
+        match action {
+            // A sync that failed is never asked again: the kernel reports an error once, and the
+            // second answer would be yes while the data is gone (fsync(2)).
+            IOAction::Fsync | IOAction::Fdatasync => return Verdict::Complete(result.min(0)),
+            IOAction::Fallocate(_) if result >= 0 => return Verdict::Complete(0),
+            IOAction::Read | IOAction::Write if result > 0 => {
+                if let Err(errno) = self.moved(action, result as u64, counters) {
+                    return Verdict::Complete(-i64::from(errno));
+                }
+                if event.advance(result as u64) {
+                    return Verdict::Complete(event.transferred() as i64);
+                }
+                counters.continued += u64::from(self.short);
+                return Verdict::Again;
+            }
+            _ => {}
+        }
+        match -result as i32 {
+            // The end of the file; a transfer of no bytes is whole as well.
+            0 if action == IOAction::Read || self.asked == 0 => {
+                Verdict::Complete(event.transferred() as i64)
+            }
+            // A write that moves nothing and fails with nothing would go on for ever.
+            0 => Verdict::Complete(-i64::from(libc::EIO)),
+            errno if self.retries(errno) => Verdict::Again,
+            // A direct read comes back short only at the end of the file. Where that is not at a
+            // block boundary, going on from there is refused as misaligned (open(2), O_DIRECT).
+            libc::EINVAL if action == IOAction::Read && self.short => {
+                Verdict::Complete(event.transferred() as i64)
+            }
+            // One that goes on, after an earlier submission ended at such a place, begins once
+            // more at the boundary before it.
+            libc::EINVAL if action == IOAction::Read && self.set_back.is_none() => {
+                let reached = event.transferred();
+                let beyond = (event.offset() + reached) % DIRECT_BOUNDARY;
+                if beyond == 0 || reached < beyond || !event.set_transferred(reached - beyond) {
+                    return Verdict::Complete(result);
+                }
+                self.set_back = Some(reached);
+                Verdict::Again
+            }
+            _ => {
+                if let Some(reached) = self.set_back.filter(|at| *at > event.transferred()) {
+                    event.set_transferred(reached);
+                }
+                Verdict::Complete(result)
+            }
+        }
+    }
+
+    /// The same for joined events, of which `run` is the first. Those that got all their bytes are
+    /// handed to `whole`, and `run` becomes the first of the others, or the last of all.
+    /// `status_flags` tells how the descriptor was opened.
+    pub(crate) fn judge_joined<C>(
+        &mut self,
+        run: &mut IOEvent<C>,
+        result: i64,
+        counters: &mut Counters,
+        status_flags: impl FnOnce() -> i32,
+        mut whole: impl FnMut(IOEvent<C>),
+    ) -> Verdict {
+        let action = run.action().unwrap_or(IOAction::Fsync);
+        if result > 0 {
+            if let Err(errno) = self.moved(action, result as u64, counters) {
+                return Verdict::Complete(-i64::from(errno));
+            }
+            let mut left = result as u64;
+            loop {
+                let missing = run.get_size() - run.transferred();
+                if missing > left {
+                    run.advance(left);
+                    counters.continued += u64::from(self.short);
+                    return Verdict::Again;
+                }
+                run.advance(missing);
+                left -= missing;
+                match merge::untie(run) {
+                    Some(next) => whole(std::mem::replace(run, next)),
+                    None => return Verdict::Complete(run.transferred() as i64),
+                }
+            }
+        }
+        let errno = match -result as i32 {
+            0 if action == IOAction::Read => return Verdict::Complete(run.transferred() as i64),
+            0 => libc::EIO,
+            errno if self.retries(errno) => return Verdict::Again,
+            errno => errno,
+        };
+        // A bad sector is one member's, and so is a place that a write cannot get. But where writing
+        // makes durable, this error was the only one that the file will report, and a second answer
+        // would be yes while data is gone.
+        let apart = action == IOAction::Read
+            || MEMBERS_OWN.contains(&errno) && status_flags() & (libc::O_SYNC | libc::O_DSYNC) == 0;
+        match apart {
+            true => Verdict::Apart,
+            false => Verdict::Complete(-i64::from(errno)),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Mergers: neighbouring events gathered by hand.
+
+use std::mem::ManuallyDrop;
+use std::os::raw::c_int;
+use std::ptr::NonNull;
+
+use super::context::{ioe_context, Inside};
+use super::event::{ioe_action, ioe_event};
+use super::submit::take;
+use super::{done, guard, CCallback};
+use crate::merger::Merger;
+use crate::tasks::IOAction;
+
+/// Gathers neighbouring events of one file, to be handed over as one operation. One thread uses it
+/// at a time.
+pub struct ioe_merger {
+    _opaque: [u8; 0],
+}
+
+/// The merger behind a pointer.
+///
+/// # Safety
+/// The pointer is NULL or a merger that was not freed.
+unsafe fn merger<'a>(merger: *mut ioe_merger) -> Result<&'a Merger<CCallback>, i32> {
+    // SAFETY: by the caller's promise; the handle is the pointer of a Box.
+    unsafe { merger.cast::<Merger<CCallback>>().as_ref() }.ok_or(libc::EINVAL)
+}
+
+/// Makes a merger for events of one descriptor and one action, `IOE_READ` or `IOE_WRITE`, that joins
+/// up to `limit` bytes; more than 1 GiB counts as 1 GiB. It needs no `merge_limit` in the context.
+/// `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any thread; with
+/// `IOE_POLLED` the owner's, as all calls of a merger.
+///
+/// An operation of several events works on their own memory: nothing is copied. Each event has its
+/// own callback with its own result, as if it had travelled alone: a short transfer is continued
+/// for the rest; where the file ends, the events before it are whole, the one across it is short,
+/// and those behind it have 0. After an error, reads that got nothing are asked for again one by
+/// one, and writes as well, once, after `EIO`, `ENOSPC`, `EDQUOT`, `EFBIG` and `EINVAL`; but with
+/// any other errno, and on a descriptor with O_SYNC or O_DSYNC, whose first error is the only one
+/// that the kernel reports, every event of the operation that is not whole has the error. Kept
+/// apart are events that overlap, writes with O_APPEND, and, with O_DIRECT, events that are not
+/// aligned.
+///
+/// Returns 0, or:
+/// - `-EINVAL`: `ctx` or `out` is NULL, `action` is another one, or `limit` is 0.
+/// - `-EPERM`: not the owner of a polled context.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// # Safety
+/// `ctx` is NULL or a context; `out` is NULL or writable.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_merger_new(
+    ctx: *mut ioe_context,
+    fd: c_int,
+    action: c_int,
+    limit: usize,
+    out: *mut *mut ioe_merger,
+) -> c_int {
+    guard(|| {
+        let action = match action {
+            action if action == ioe_action::IOE_READ as c_int => IOAction::Read,
+            action if action == ioe_action::IOE_WRITE as c_int => IOAction::Write,
+            _ => return -libc::EINVAL,
+        };
+        if out.is_null() || limit == 0 {
+            return -libc::EINVAL;
+        }
+        // SAFETY: by the caller's promise.
+        let context = unsafe { Inside::enter(ctx) };
+        done(context.and_then(|context| {
+            let merger = Merger::new(context.share(), fd, action, limit)?;
+            // SAFETY: by the caller's promise.
+            unsafe { out.write(Box::into_raw(Box::new(merger)).cast()) }
+            Ok(())
+        }))
+    })
+}
+
+/// Hands an event in, as `ioe_submit` does, and gathers it with its neighbours. One that is not
+/// adjacent to what was gathered, at either end, or would exceed the limit, flushes that first;
+/// reaching the limit flushes at once. Everything gathered in a context is also flushed by
+/// `ioe_drain`, by `ioe_poll` with a `min` above 0, and by whoever finds the queue full.
+///
+/// Returns 0, or, leaving the event yours, as it was:
+/// - `-EINVAL`: a pointer is NULL; the event has another descriptor or action than the merger, was
+///   never prepared, has no callback, or is whole and was not prepared again.
+/// - `-EBUSY`: the event is in flight.
+/// - `-EPERM`: not the owner of a polled context.
+/// - `-ESHUTDOWN`: the context is being freed.
+/// - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// # Safety
+/// `merger` is NULL or a merger; `event` as in `ioe_submit`.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_merger_add(merger: *mut ioe_merger, event: *mut ioe_event) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        done(unsafe { self::merger(merger) }.and_then(|merger| {
+            let add = |event| merger.add(event);
+            // SAFETY: by the caller's promise.
+            unsafe { take(event, || merger.check_process(), add) }
+        }))
+    })
+}
+
+/// Hands over what was gathered.
+///
+/// Returns 0, also where that is nothing, or:
+/// - `-EINVAL`: `merger` is NULL.
+/// - `-EPERM`: not the owner of a polled context.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// # Safety
+/// `merger` is NULL or a merger.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_merger_flush(merger: *mut ioe_merger) -> c_int {
+    // SAFETY: by the caller's promise.
+    guard(|| done(unsafe { self::merger(merger) }.and_then(Merger::flush)))
+}
+
+/// Hands over what was gathered, and frees the merger. With `IOE_POLLED`: on the owner's thread, or
+/// on any once the owner has ended.
+///
+/// Returns 0, or, having done nothing:
+/// - `-EINVAL`: `merger` is NULL.
+/// - `-EPERM`: not the owner of a polled context whose owner lives.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// # Safety
+/// `merger` is NULL or a merger; not used again after 0.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_merger_free(merger: *mut ioe_merger) -> c_int {
+    guard(|| {
+        let Some(raw) = NonNull::new(merger.cast::<Merger<CCallback>>()) else {
+            return -libc::EINVAL;
+        };
+        // SAFETY: by the caller's promise; freed below, if at all.
+        let merger = ManuallyDrop::new(unsafe { Box::from_raw(raw.as_ptr()) });
+        done(merger.check_free().map(|()| drop(ManuallyDrop::into_inner(merger))))
+    })
+}

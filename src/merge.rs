@@ -1,0 +1,538 @@
+//! Joining neighbours into one operation. An operation of several events is a chain of them, in the
+//! order of their bytes; it goes through queues and slots as its first event does.
+//!
+//! Automatic merging ([`Waiting`]) and the explicit kind ([`MergeBuffer`]) join by the same rule,
+//! [`Span::then`]; how a result is taken apart again is [`crate::attempt`]'s.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+
+use crossfire::flavor::Flavor;
+use crossfire::{MTx, Tx};
+
+use crate::driver::direct::DIRECT_BOUNDARY;
+use crate::tasks::{IOAction, IOCallback, IOEvent, Link, Memory, Op, MAX_CHUNK, MAX_SEGMENTS};
+
+/// The most bytes that one merged operation may span.
+pub const MAX_LIMIT: u64 = MAX_CHUNK;
+
+/// What a transfer, or several joined ones, have left to do: where in the file, and where in memory.
+#[derive(Clone, Copy)]
+struct Span {
+    fd: RawFd,
+    action: IOAction,
+    start: u64,
+    end: u64,
+    /// The memory of the first segment's first byte, and behind the last one's last.
+    memory: usize,
+    memory_end: usize,
+    /// Segments, those that are adjacent in memory counted as one.
+    segments: usize,
+}
+
+impl Span {
+    /// `None` for what moves no bytes.
+    fn of_one<C>(event: &IOEvent<C>) -> Option<Self> {
+        let action = event.action().filter(|action| action.is_transfer())?;
+        let start = event.offset() + event.transferred();
+        let end = event.offset() + event.get_size();
+        let mut segments = event.rest().filter(|segment| segment.iov_len > 0);
+        let first = segments.next()?;
+        let count = 1 + segments.by_ref().count();
+        let last = event.rest().rfind(|segment| segment.iov_len > 0)?;
+        let memory = first.iov_base as usize;
+        let memory_end = last.iov_base as usize + last.iov_len;
+        Some(Span { fd: event.fd(), action, start, end, memory, memory_end, segments: count })
+    }
+
+    fn of<C>(run: &IOEvent<C>) -> Option<Self> {
+        let mut members = run.chain();
+        let first = Self::of_one(members.next()?);
+        members.fold(first, |span, event| span?.then(&Self::of_one(event)?))
+    }
+
+    /// Both in one operation, if `next` begins where this one ends.
+    fn then(&self, next: &Span) -> Option<Span> {
+        let adjacent = self.fd == next.fd && self.action == next.action && self.end == next.start;
+        let seam = usize::from(self.memory_end == next.memory);
+        adjacent.then(|| Span {
+            end: next.end,
+            memory_end: next.memory_end,
+            segments: self.segments + next.segments - seam,
+            ..*self
+        })
+    }
+
+    fn fits(&self, limit: u64) -> bool {
+        self.len() <= limit && self.segments <= MAX_SEGMENTS
+    }
+
+    fn len(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// Ties a run behind an event or another run.
+fn tie<C>(run: IOEvent<C>, next: Option<IOEvent<C>>) -> IOEvent<C> {
+    if let (Some(last), Some(next)) = (run.chain().last(), next) {
+        last.set_link(Link::Joined(next));
+    }
+    run
+}
+
+/// Takes off what is tied to an event.
+pub(crate) fn untie<C>(event: &IOEvent<C>) -> Option<IOEvent<C>> {
+    match event.set_link(Link::None) {
+        Link::Joined(next) | Link::Batched(next) => Some(next),
+        Link::None => None,
+    }
+}
+
+/// Makes a batch of joined events.
+pub(crate) fn part<C>(run: &IOEvent<C>) {
+    let mut at = run;
+    while let Some(next) = untie(at) {
+        at.set_link(Link::Batched(next));
+        let Link::Batched(next) = at.link() else { return };
+        at = next;
+    }
+}
+
+/// The operation of joined events. Their segments are put into `segments`, which stays as it is
+/// until the operation is done; those that are adjacent in memory become one.
+pub(crate) fn operation<C>(run: &IOEvent<C>, segments: &mut Vec<libc::iovec>) -> Op {
+    segments.clear();
+    let mut len = 0;
+    for segment in run.chain().flat_map(IOEvent::rest).filter(|segment| segment.iov_len > 0) {
+        len += segment.iov_len as u64;
+        match segments.last_mut() {
+            Some(last) if last.iov_base as usize + last.iov_len == segment.iov_base as usize => {
+                last.iov_len += segment.iov_len;
+            }
+            _ => segments.push(segment),
+        }
+    }
+    let memory = match segments.as_slice() {
+        [one] => Memory::Plain(one.iov_base.cast()),
+        many => Memory::Segments(many.as_ptr(), many.len() as u32),
+    };
+    let Op { action, fd, offset, .. } = run.next_op();
+    Op { action, fd, offset, len, memory }
+}
+
+/// Whether the kernel would do to joined events what it does to each by itself. `flags` says how the
+/// descriptor was opened, negative where it is none; `boundary` what its direct I/O is aligned to,
+/// where that is known.
+pub(crate) fn may_travel<C>(
+    run: &IOEvent<C>,
+    flags: i32,
+    boundary: impl FnOnce() -> Option<u64>,
+) -> bool {
+    if flags < 0 {
+        return true;
+    }
+    // Appended where the file ends, whatever the offset: neighbours only by chance (pwrite(2)).
+    if flags & libc::O_APPEND != 0 && run.action() == Some(IOAction::Write) {
+        return false;
+    }
+    let aligned = |to: u64| {
+        run.chain().all(|event| {
+            let start = event.offset() + event.transferred();
+            let mut rest = event.rest();
+            start % to == 0
+                && rest.all(|part| (part.iov_base as u64 | part.iov_len as u64) % to == 0)
+        })
+    };
+    // Together they could pass where one of them is to fail.
+    flags & libc::O_DIRECT == 0
+        || aligned(DIRECT_BOUNDARY)
+        || boundary().is_some_and(|to| to < DIRECT_BOUNDARY && aligned(to))
+}
+
+/// No entry.
+const NONE: u32 = u32::MAX;
+
+/// How many events with the fitting position are looked at before one stays alone.
+const MAX_CANDIDATES: usize = 8;
+
+/// The two ends of a span, under which an entry is found.
+const START: usize = 0;
+const END: usize = 1;
+
+/// Events that wait for a slot, the oldest first. With a limit, the neighbours of the oldest leave
+/// with it.
+pub(crate) struct Waiting<C> {
+    /// Bytes that one merged operation may span; 0: no merging.
+    limit: u64,
+    entries: Vec<Entry<C>>,
+    free: Vec<u32>,
+    oldest: u32,
+    newest: u32,
+    /// Ends of spans by their hash: chains of entry numbers times two, plus the end.
+    buckets: Vec<u32>,
+    /// What leaves together, in the order of its bytes; empty between calls.
+    leaving: VecDeque<u32>,
+}
+
+struct Entry<C> {
+    event: Option<IOEvent<C>>,
+    /// `None` where it stays alone.
+    span: Option<Span>,
+    older: u32,
+    newer: u32,
+    chains: [Chain; 2],
+}
+
+#[derive(Clone, Copy)]
+struct Chain {
+    before: u32,
+    after: u32,
+}
+
+impl<C> Waiting<C> {
+    pub(crate) fn new(limit: u64) -> Self {
+        Waiting {
+            limit,
+            entries: Vec::new(),
+            free: Vec::new(),
+            oldest: NONE,
+            newest: NONE,
+            buckets: Vec::new(),
+            leaving: VecDeque::new(),
+        }
+    }
+
+    /// Whether what waits is joined.
+    pub(crate) fn merges(&self) -> bool {
+        self.limit > 0
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.oldest == NONE
+    }
+
+    /// Puts in an event, or a run, as the newest.
+    pub(crate) fn push(&mut self, run: IOEvent<C>) {
+        let joins = |span: &Span| span.len() < self.limit;
+        let span = self.merges().then(|| Span::of(&run)).flatten().filter(joins);
+        self.insert(run, span, NONE);
+    }
+
+    /// Puts in all that are tied together, as the oldest, each by itself from here on.
+    pub(crate) fn push_apart(&mut self, first: IOEvent<C>) {
+        let before = self.oldest;
+        let mut next = Some(first);
+        while let Some(event) = next {
+            next = untie(&event);
+            self.insert(event, None, before);
+        }
+    }
+
+    /// Takes out the oldest, and with it whatever may be joined with it.
+    pub(crate) fn pop(&mut self) -> Option<IOEvent<C>> {
+        let oldest = self.oldest;
+        if oldest == NONE {
+            return None;
+        }
+        let mut whole = self.entries[oldest as usize].span;
+        self.remove(oldest);
+        self.leaving.push_back(oldest);
+        for end in [END, START] {
+            while let Some((number, joined)) = whole.and_then(|whole| self.neighbour(&whole, end)) {
+                self.remove(number);
+                match end {
+                    END => self.leaving.push_front(number),
+                    _ => self.leaving.push_back(number),
+                }
+                whole = Some(joined);
+            }
+        }
+        let mut run = None;
+        while let Some(number) = self.leaving.pop_back() {
+            let event = self.entries[number as usize].event.take();
+            self.free.push(number);
+            run = event.map(|event| tie(event, run.take()));
+        }
+        run
+    }
+
+    /// An entry whose span has this end where `whole` has the other, and what both make.
+    fn neighbour(&self, whole: &Span, end: usize) -> Option<(u32, Span)> {
+        let at = if end == END { whole.start } else { whole.end };
+        let mut node = self.buckets[self.bucket(whole, at, end)];
+        for _ in 0..MAX_CANDIDATES {
+            if node == NONE {
+                break;
+            }
+            let entry = &self.entries[node as usize / 2];
+            let joined = entry.span.and_then(|span| match end {
+                _ if node as usize % 2 != end => None,
+                END => span.then(whole),
+                _ => whole.then(&span),
+            });
+            if let Some(joined) = joined.filter(|joined| joined.fits(self.limit)) {
+                return Some((node / 2, joined));
+            }
+            node = entry.chains[node as usize % 2].after;
+        }
+        None
+    }
+
+    fn insert(&mut self, event: IOEvent<C>, span: Option<Span>, before: u32) {
+        let number = self.free.pop().unwrap_or(self.entries.len() as u32);
+        let older = match before {
+            NONE => std::mem::replace(&mut self.newest, number),
+            _ => std::mem::replace(&mut self.entries[before as usize].older, number),
+        };
+        match older {
+            NONE => self.oldest = number,
+            _ => self.entries[older as usize].newer = number,
+        }
+        let chains = [Chain { before: NONE, after: NONE }; 2];
+        let entry = Entry { event: Some(event), span, older, newer: before, chains };
+        match self.entries.get_mut(number as usize) {
+            Some(place) => *place = entry,
+            None => {
+                self.entries.push(entry);
+                self.grow();
+            }
+        }
+        if span.is_some() {
+            self.index(number);
+        }
+    }
+
+    fn remove(&mut self, number: u32) {
+        let Entry { older, newer, span, chains, .. } = self.entries[number as usize];
+        match older {
+            NONE => self.oldest = newer,
+            _ => self.entries[older as usize].newer = newer,
+        }
+        match newer {
+            NONE => self.newest = older,
+            _ => self.entries[newer as usize].older = older,
+        }
+        let Some(span) = span else { return };
+        for (end, Chain { before, after }) in chains.into_iter().enumerate() {
+            match before {
+                NONE => {
+                    let bucket = self.bucket_of(&span, end);
+                    self.buckets[bucket] = after;
+                }
+                _ => self.chain(before).after = after,
+            }
+            if after != NONE {
+                self.chain(after).before = before;
+            }
+        }
+    }
+
+    fn chain(&mut self, node: u32) -> &mut Chain {
+        &mut self.entries[node as usize / 2].chains[node as usize % 2]
+    }
+
+    fn index(&mut self, number: u32) {
+        let Some(span) = self.entries[number as usize].span else { return };
+        for end in [START, END] {
+            let bucket = self.bucket_of(&span, end);
+            let node = number * 2 + end as u32;
+            let after = std::mem::replace(&mut self.buckets[bucket], node);
+            *self.chain(node) = Chain { before: NONE, after };
+            if after != NONE {
+                self.chain(after).before = node;
+            }
+        }
+    }
+
+    fn bucket_of(&self, span: &Span, end: usize) -> usize {
+        self.bucket(span, if end == START { span.start } else { span.end }, end)
+    }
+
+    /// Fibonacci hashing: the upper bits of a product with the golden ratio.
+    fn bucket(&self, span: &Span, at: u64, end: usize) -> usize {
+        let write = u64::from(span.action == IOAction::Write);
+        let key = at.rotate_left(20) ^ (span.fd as u64) << 2 ^ write << 1 ^ end as u64;
+        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (hash >> 32) as usize & (self.buckets.len() - 1)
+    }
+
+    /// Keeps at least as many buckets as there are ends, and indexes all anew where they grow.
+    fn grow(&mut self) {
+        if !self.merges() || self.buckets.len() >= self.entries.len() * 2 {
+            return;
+        }
+        self.buckets = vec![NONE; (self.entries.len() * 4).next_power_of_two()];
+        // The last entry made them grow, and is indexed by whoever put it in.
+        let last = self.entries.len() as u32 - 1;
+        let mut number = self.oldest;
+        while number != NONE {
+            if number != last {
+                self.index(number);
+            }
+            number = self.entries[number as usize].newer;
+        }
+    }
+}
+
+/// Gathers neighbouring events of one descriptor and action, to be sent as one: through a context's
+/// channel, or by [`crate::IOContext::submit`]. Nothing is copied: the kernel gets the events' own
+/// buffers, and each event has its own result and callback.
+pub struct MergeBuffer<C> {
+    limit: u64,
+    events: VecDeque<IOEvent<C>>,
+    span: Option<Span>,
+}
+
+impl<C> MergeBuffer<C> {
+    /// Gathers up to `limit` bytes, and no more than [`MAX_LIMIT`].
+    pub fn new(limit: usize) -> Self {
+        MergeBuffer { limit: MAX_LIMIT.min(limit as u64), events: VecDeque::new(), span: None }
+    }
+
+    /// What is gathered with the event, and whether it comes behind that.
+    fn with(&self, event: &IOEvent<C>) -> Option<(Span, bool)> {
+        let new = Span::of_one(event)?;
+        let Some(span) = &self.span else {
+            return self.events.is_empty().then_some((new, true));
+        };
+        let (joined, behind) = match span.then(&new) {
+            Some(joined) => (joined, true),
+            None => (new.then(span)?, false),
+        };
+        joined.fits(self.limit).then_some((joined, behind))
+    }
+
+    /// Whether the event can be gathered: nothing is yet, or it is adjacent and there is room.
+    pub fn may_add_event(&self, event: &IOEvent<C>) -> bool {
+        self.events.is_empty() || self.with(event).is_some()
+    }
+
+    /// Gathers an event, for which [`MergeBuffer::may_add_event`] was true; any other comes back.
+    pub fn push_event(&mut self, event: IOEvent<C>) -> Result<(), IOEvent<C>> {
+        match self.with(&event) {
+            Some((span, behind)) => {
+                self.span = Some(span);
+                match behind {
+                    true => self.events.push_back(event),
+                    false => self.events.push_front(event),
+                }
+            }
+            // One that moves nothing goes alone.
+            None if self.events.is_empty() => self.events.push_back(event),
+            None => return Err(event),
+        }
+        Ok(())
+    }
+
+    /// Whether nothing more can be gathered.
+    pub fn is_full(&self) -> bool {
+        match &self.span {
+            Some(span) => span.len() >= self.limit || span.segments >= MAX_SEGMENTS,
+            None => !self.events.is_empty(),
+        }
+    }
+
+    /// How many events are gathered.
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Whether nothing is gathered.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// What was gathered, tied together: send it as one event.
+    pub fn flush(&mut self) -> Option<IOEvent<C>> {
+        self.span = None;
+        let mut run = None;
+        while let Some(event) = self.events.pop_back() {
+            run = Some(tie(event, run));
+        }
+        run
+    }
+}
+
+/// What takes events: a context, or the sending end of one's channel.
+pub trait Submit<C> {
+    /// Hands an event in; one that is not taken comes back with the reason.
+    fn submit(&self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, io::Error)>;
+}
+
+impl<C: IOCallback, F: Flavor<Item = IOEvent<C>>> Submit<C> for MTx<F> {
+    fn submit(&self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, io::Error)> {
+        self.send(event).map_err(|refused| (refused.0, io::ErrorKind::BrokenPipe.into()))
+    }
+}
+
+impl<C: IOCallback, F: Flavor<Item = IOEvent<C>>> Submit<C> for Tx<F> {
+    fn submit(&self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, io::Error)> {
+        self.send(event).map_err(|refused| (refused.0, io::ErrorKind::BrokenPipe.into()))
+    }
+}
+
+impl<C, S: Submit<C>> Submit<C> for &S {
+    fn submit(&self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, io::Error)> {
+        (**self).submit(event)
+    }
+}
+
+/// Gathers neighbouring events of one file and hands them over as one operation. A gap, a full
+/// limit, [`MergeSubmitter::flush`] and its end hand over what was gathered; only then are the
+/// events accepted.
+pub struct MergeSubmitter<C, S: Submit<C>> {
+    fd: RawFd,
+    action: IOAction,
+    sender: S,
+    buffer: MergeBuffer<C>,
+}
+
+impl<C, S: Submit<C>> MergeSubmitter<C, S> {
+    /// For events of one descriptor and action, joined up to `limit` bytes.
+    pub fn new(fd: RawFd, sender: S, limit: usize, action: IOAction) -> Self {
+        MergeSubmitter { fd, action, sender, buffer: MergeBuffer::new(limit) }
+    }
+
+    /// Gathers an event; what was gathered before is handed over where the event is no neighbour
+    /// of it. An event of another descriptor or action comes back with `EINVAL`; one before which
+    /// what was gathered could not be handed over, with the reason of that.
+    pub fn add_event(&mut self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, io::Error)> {
+        if event.fd() != self.fd || event.action() != Some(self.action) {
+            return Err((event, io::Error::from_raw_os_error(libc::EINVAL)));
+        }
+        if !self.buffer.may_add_event(&event) {
+            if let Err(error) = self.flush() {
+                return Err((event, error));
+            }
+        }
+        let pushed = self.buffer.push_event(event);
+        pushed.map_err(|event| (event, io::Error::from_raw_os_error(libc::EINVAL)))?;
+        if self.buffer.is_full() {
+            // The event is among those that stay gathered where that fails.
+            let _ = self.flush();
+        }
+        Ok(())
+    }
+
+    /// Hands over what was gathered. Where that fails, it stays gathered.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let Some(run) = self.buffer.flush() else { return Ok(()) };
+        self.sender.submit(run).map_err(|(run, error)| {
+            let mut next = Some(run);
+            while let Some(event) = next {
+                next = untie(&event);
+                // They were neighbours before.
+                let _ = self.buffer.push_event(event);
+            }
+            error
+        })
+    }
+}
+
+impl<C, S: Submit<C>> Drop for MergeSubmitter<C, S> {
+    fn drop(&mut self) {
+        // Where nobody takes them, they are dropped unaccepted.
+        let _ = self.flush();
+    }
+}

@@ -1,0 +1,175 @@
+//! Mergers of a context: they gather events that the context has accepted already, and so hand them
+//! over whenever somebody might wait for those.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use crate::context::{Errno, Shared};
+use crate::gate::lock;
+use crate::merge::MergeBuffer;
+use crate::tasks::{IOAction, IOCallback, IOEvent};
+use crate::thread::{here, Here};
+
+type Gathered<C> = Mutex<MergeBuffer<C>>;
+
+/// All mergers of a context.
+pub(crate) struct Mergers<C> {
+    /// Locked before one of them, never after.
+    list: Mutex<Vec<Arc<Gathered<C>>>>,
+    count: AtomicUsize,
+    /// Drains going on: meanwhile nothing is held back.
+    draining: AtomicUsize,
+}
+
+impl<C> Default for Mergers<C> {
+    fn default() -> Self {
+        Mergers {
+            list: Mutex::default(),
+            count: AtomicUsize::new(0),
+            draining: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl<C: IOCallback> Mergers<C> {
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(SeqCst)
+    }
+
+    /// Hands over what any of them gathered.
+    pub(crate) fn flush(&self, context: &Shared<C>) {
+        if self.count() == 0 {
+            return;
+        }
+        for gathered in lock(&self.list).iter() {
+            hand_over(&mut lock(gathered), context, here());
+        }
+    }
+
+    /// Hands over what any of them gathered, and all that is added until the answer is dropped.
+    pub(crate) fn drain(&self, context: &Shared<C>) -> Draining<'_> {
+        self.draining.fetch_add(1, SeqCst);
+        self.flush(context);
+        Draining(&self.draining)
+    }
+
+    /// Lets go of all events without touching them, in a forked child.
+    pub(crate) fn forget_events(&self) {
+        let Ok(list) = self.list.try_lock() else { return };
+        for gathered in list.iter() {
+            if let Ok(mut gathered) = gathered.try_lock() {
+                std::mem::forget(std::mem::replace(&mut *gathered, MergeBuffer::new(0)));
+            }
+        }
+    }
+}
+
+/// While it lives, mergers hold nothing back.
+pub(crate) struct Draining<'a>(&'a AtomicUsize);
+
+impl Drop for Draining<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+fn hand_over<C: IOCallback>(gathered: &mut MergeBuffer<C>, context: &Shared<C>, here: Here) {
+    if let Some(run) = gathered.flush() {
+        context.hand_over(run, here, true);
+    }
+}
+
+/// Joins the neighbouring events of one file that it is given.
+pub(crate) struct Merger<C: IOCallback> {
+    context: Arc<Shared<C>>,
+    fd: RawFd,
+    action: IOAction,
+    gathered: Arc<Gathered<C>>,
+}
+
+impl<C: IOCallback> Merger<C> {
+    pub(crate) fn new(
+        context: Arc<Shared<C>>,
+        fd: RawFd,
+        action: IOAction,
+        limit: usize,
+    ) -> Result<Self, Errno> {
+        context.check_owner()?;
+        let gathered = Arc::new(Mutex::new(MergeBuffer::new(limit)));
+        let mut list = lock(&context.mergers.list);
+        list.push(gathered.clone());
+        context.mergers.count.store(list.len(), SeqCst);
+        drop(list);
+        Ok(Merger { context, fd, action, gathered })
+    }
+
+    pub(crate) fn check_process(&self) -> Result<(), Errno> {
+        self.context.check_process()
+    }
+
+    /// Accepts an event and gathers it. One that is not accepted comes back as it was. The caller
+    /// has asked `check_process`.
+    pub(crate) fn add(&self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, Errno)> {
+        if event.fd() != self.fd || event.action() != Some(self.action) {
+            return Err((event, libc::EINVAL));
+        }
+        let here = here();
+        let context = &*self.context;
+        if let Err(errno) = context.launch(&event, here) {
+            return Err((event, errno));
+        }
+        loop {
+            // Counted in and gathered in one step: whoever drains finds both, or neither.
+            let mut gathered = lock(&self.gathered);
+            let Err(refused) = context.count_in(&event, here) else {
+                self.gather(&mut gathered, event, here);
+                return Ok(());
+            };
+            drop(gathered);
+            if let Err(errno) = context.make_room(refused, &event, true) {
+                return Err((event, errno));
+            }
+        }
+    }
+
+    fn gather(&self, gathered: &mut MergeBuffer<C>, event: IOEvent<C>, here: Here) {
+        let context = &*self.context;
+        if !gathered.may_add_event(&event) {
+            hand_over(gathered, context, here);
+        }
+        if let Err(event) = gathered.push_event(event) {
+            context.hand_over(event, here, true);
+        }
+        if gathered.is_full() || context.mergers.draining.load(SeqCst) > 0 {
+            hand_over(gathered, context, here);
+        }
+    }
+
+    /// Hands over what was gathered.
+    pub(crate) fn flush(&self) -> Result<(), Errno> {
+        self.context.check_owner()?;
+        hand_over(&mut lock(&self.gathered), &self.context, here());
+        Ok(())
+    }
+
+    /// Whether the calling thread may free it: its user, or anybody where that is gone, and what it
+    /// had gathered flushed.
+    pub(crate) fn check_free(&self) -> Result<(), Errno> {
+        self.context.check_process()?;
+        match self.context.has_lost_owner() {
+            true => Ok(()),
+            false => self.context.check_owner(),
+        }
+    }
+}
+
+impl<C: IOCallback> Drop for Merger<C> {
+    fn drop(&mut self) {
+        hand_over(&mut lock(&self.gathered), &self.context, here());
+        let mut list = lock(&self.context.mergers.list);
+        list.retain(|other| !Arc::ptr_eq(other, &self.gathered));
+        self.context.mergers.count.store(list.len(), SeqCst);
+    }
+}
