@@ -304,7 +304,7 @@ impl<C> Waiting<C> {
     }
 
     fn remove(&mut self, number: u32) {
-        let Entry { older, newer, span, chains, .. } = self.entries[number as usize];
+        let Entry { older, newer, span, .. } = self.entries[number as usize];
         match older {
             NONE => self.oldest = newer,
             _ => self.entries[older as usize].newer = newer,
@@ -314,7 +314,9 @@ impl<C> Waiting<C> {
             _ => self.entries[newer as usize].older = older,
         }
         let Some(span) = span else { return };
-        for (end, Chain { before, after }) in chains.into_iter().enumerate() {
+        for end in [START, END] {
+            // Both ends may be neighbours in one chain.
+            let Chain { before, after } = *self.chain(number * 2 + end as u32);
             match before {
                 NONE => {
                     let bucket = self.bucket_of(&span, end);

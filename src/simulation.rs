@@ -6,17 +6,21 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::buffer::Buffer;
 use crate::context::{Config, Shared};
 use crate::driver::aio::Aio;
 use crate::driver::backed::Backed;
-use crate::driver::sim::{descriptor, with_world, File, Flight, Sim, SimAio, Trouble};
+use crate::driver::sim::{descriptor, with_world, File, Flight, Sim, SimAio, Trouble, BLOCK};
+use crate::merger::Merger;
 use crate::tasks::{IOAction, IOCallback, IOEvent};
 
 const DEFAULT_OPS: u64 = 1_000_000;
-const EVENTS_PER_HISTORY: u32 = 250;
+const STEPS_PER_HISTORY: u32 = 150;
+/// More than are made in one step.
+const MAX_MEMBERS: u32 = 8;
 const REGION: usize = 2048;
 const REGIONS: usize = 12;
 
@@ -27,7 +31,7 @@ struct Expected {
     region: usize,
     offset: u64,
     len: usize,
-    buffer: Buffer,
+    memory: Memory,
     /// The bytes of a write.
     pattern: Vec<u8>,
     size_before: usize,
@@ -35,6 +39,25 @@ struct Expected {
     moved_before: usize,
     submissions: u32,
     callbacks: u32,
+}
+
+/// A part of a buffer that several events may share.
+#[derive(Clone)]
+struct Memory {
+    buffer: Rc<Buffer>,
+    first: usize,
+    len: usize,
+}
+
+impl Memory {
+    fn at(&self) -> *mut u8 {
+        self.buffer.as_ptr().wrapping_add(self.first)
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: inside the buffer, which lives, and no other event's part.
+        unsafe { std::slice::from_raw_parts_mut(self.at(), self.len) }
+    }
 }
 
 /// What a callback does with its event.
@@ -51,6 +74,7 @@ struct Model {
     busy: HashMap<(usize, usize), u32>,
     events: HashMap<u32, Expected>,
     kept: VecDeque<(u32, IOEvent<Check>)>,
+    mergers: Vec<(usize, IOAction, Rc<Merger<Check>>)>,
     context: Option<Arc<Shared<Check>>>,
     callbacks: u64,
     failed: Option<u32>,
@@ -99,7 +123,8 @@ impl Model {
         expected.callbacks += 1;
         assert_eq!(expected.callbacks, expected.submissions, "event {id}: one callback each");
         let flight = with_world(|world| world.flights.remove(&id)).expect("it was in flight");
-        let Flight { moved, fatal, .. } = flight;
+        let Flight { moved, last, .. } = flight;
+        let fatal = last.filter(|errno| *errno > 0);
         assert_eq!(event.transferred(), moved, "event {id}: transferred is what the kernel moved");
         match fatal {
             Some(errno) => assert_eq!(event.result(), -i64::from(errno), "event {id}"),
@@ -129,7 +154,7 @@ impl Model {
                 }
                 IOAction::Read => {
                     let end = start + moved;
-                    let read = &expected.buffer[new];
+                    let read = &expected.memory.bytes()[new];
                     assert!(read == model.get(place).unwrap_or_default(), "event {id}: read");
                     let ended = end >= expected.size_before || start >= expected.size_before;
                     assert!(fatal.is_some() || whole || ended, "event {id}: short before the end");
@@ -154,9 +179,9 @@ impl Model {
     }
 }
 
-/// Submits an event of the model: new, or once more where it stopped.
-fn submit(id: u32, event: IOEvent<Check>) {
-    let context = MODEL.with_borrow_mut(|model| {
+/// Puts an event of the model in flight: new, or once more where it stopped.
+fn set_off(id: u32, event: &IOEvent<Check>) -> Arc<Shared<Check>> {
+    MODEL.with_borrow_mut(|model| {
         let moved = event.transferred();
         let expected = model.events.get_mut(&id).expect("known");
         expected.moved_before = moved as usize;
@@ -164,23 +189,49 @@ fn submit(id: u32, event: IOEvent<Check>) {
         *model.busy.entry((expected.file, expected.region)).or_default() += 1;
         with_world(|world| {
             expected.size_before = world.files[expected.file].data.len();
-            let memory = vec![(expected.buffer.as_ptr() as usize, expected.buffer.len())];
-            let flight = Flight { memory, moved, ..Flight::default() };
+            let Expected { action, file, offset, len, .. } = *expected;
+            let memory = if action.is_transfer() { expected.memory.at() as usize } else { 0 };
+            let flight = Flight { file, offset, memory, len, moved, ..Flight::default() };
             assert!(world.flights.insert(id, flight).is_none(), "event {id} is in flight");
         });
         model.context.clone().expect("a context")
+    })
+}
+
+/// An event was refused, for want of room or because the context is closed: it is gone.
+fn refused(id: u32, (event, errno): (IOEvent<Check>, i32)) {
+    MODEL.with_borrow_mut(|model| {
+        let expected_errno = if model.closed { libc::ESHUTDOWN } else { libc::EAGAIN };
+        assert_eq!(errno, expected_errno, "event {id}");
+        with_world(|world| world.flights.remove(&id));
+        let expected = model.events.remove(&id).expect("known");
+        *model.busy.get_mut(&(expected.file, expected.region)).expect("taken") -= 1;
     });
-    if let Err((event, errno)) = context.submit(event, true) {
-        MODEL.with_borrow_mut(|model| {
-            let expected_errno = if model.closed { libc::ESHUTDOWN } else { libc::EAGAIN };
-            assert_eq!(errno, expected_errno, "event {id}");
-            with_world(|world| world.flights.remove(&id));
-            let expected = model.events.get_mut(&id).expect("known");
-            expected.submissions -= 1;
-            *model.busy.get_mut(&(expected.file, expected.region)).expect("taken") -= 1;
-        });
-        drop(event);
-        MODEL.with_borrow_mut(|model| model.events.remove(&id));
+    drop(event);
+}
+
+/// Submits an event, mostly through a merger for its like, where there is one.
+fn submit(id: u32, event: IOEvent<Check>) {
+    let context = set_off(id, &event);
+    let merger = MODEL.with_borrow(|model| {
+        let Expected { file, action, .. } = &model.events[&id];
+        let fits = |(other, kind, _): &&(usize, IOAction, _)| other == file && kind == action;
+        model.mergers.iter().find(fits).map(|(_, _, merger)| merger.clone())
+    });
+    let submitted = match merger.filter(|_| with_world(|world| world.random.u8(..4) > 0)) {
+        Some(merger) => merger.add(event),
+        None => context.submit(event, true),
+    };
+    submitted.unwrap_or_else(|back| refused(id, back));
+}
+
+/// Submits events as one batch.
+fn submit_batch(events: Vec<(u32, IOEvent<Check>)>) {
+    let context = MODEL.with_borrow(|model| model.context.clone()).expect("a context");
+    let mut batch = context.batch();
+    for (id, event) in events {
+        set_off(id, &event);
+        batch.add(event).unwrap_or_else(|back| refused(id, back));
     }
 }
 
@@ -202,37 +253,75 @@ fn resubmit(id: u32, mut event: IOEvent<Check>) {
     }
 }
 
-/// Makes a random event in a region that no writer uses, if there is one.
-fn new_event(id: u32) -> Option<IOEvent<Check>> {
-    let (file, region, kind, first, len, split, direct) = with_world(|world| {
-        let file = world.random.usize(..world.files.len());
-        let direct = world.files[file].direct;
-        let unit = if direct { 512 } else { 1 };
-        let first = world.random.usize(..REGION / unit) * unit;
-        let room = (REGION - first) / unit;
-        let len = world.random.usize(..=room) * unit;
-        let split = world.random.usize(..5);
-        (file, world.random.usize(..REGIONS), world.random.u8(..10), first, len, split, direct)
-    });
+/// Makes random events in a region that nobody uses, if there is one: neighbours, in any order.
+fn new_events(first_id: u32) -> Vec<(u32, IOEvent<Check>)> {
+    let any = |limit: usize| with_world(|world| world.random.usize(..limit));
+    let file = any(with_world(|world| world.files.len()));
+    let region = any(REGIONS);
     let users = MODEL.with_borrow(|model| model.busy.get(&(file, region)).copied().unwrap_or(0));
     if users > 0 {
-        return None;
+        return Vec::new();
     }
-    let (action, len) = match kind {
-        0 => (IOAction::Fsync, 0),
-        1 => (IOAction::Fdatasync, 0),
-        2 => (IOAction::Fallocate(0), len.max(1)),
-        3..=5 => (IOAction::Write, len),
-        _ => (IOAction::Read, len),
+    let direct = with_world(|world| world.files[file].flags & libc::O_DIRECT != 0);
+    // A misaligned one, now and then.
+    let unit = if direct && any(8) > 0 { BLOCK as usize } else { 1 };
+    let kind = any(10);
+    let action = match kind {
+        0 => IOAction::Fsync,
+        1 => IOAction::Fdatasync,
+        2 => IOAction::Fallocate(0),
+        3..=5 => IOAction::Write,
+        _ => IOAction::Read,
     };
-    let offset = (region * REGION + first) as u64;
-    let mut buffer = Buffer::aligned(len.max(1)).expect("memory");
+    let from = any(REGION / unit);
+    let units = any(REGION / unit - from + 1);
+    let members = if action.is_transfer() { 1 + any(6) } else { 1 };
+    let mut cuts: Vec<usize> = (1..members).map(|_| any(units + 1)).collect();
+    cuts.extend([0, units]);
+    cuts.sort_unstable();
+    let mut parts: Vec<(usize, usize)> =
+        cuts.windows(2).map(|cut| (cut[0] * unit, (cut[1] - cut[0]) * unit)).collect();
+    if action == IOAction::Read && any(4) == 0 {
+        // What overlaps stays alone.
+        parts.push(parts[any(parts.len())]);
+    }
+    let room = REGION.next_multiple_of(BLOCK as usize);
+    let buffer = Rc::new(Buffer::aligned(room * (parts.len() + 1)).expect("memory"));
+    let together = any(2) == 0;
+    let mut events: Vec<(u32, IOEvent<Check>)> = Vec::new();
+    for (number, (at, len)) in parts.into_iter().enumerate() {
+        // One after the other in memory too, or anywhere.
+        let tells = len > 0 && number < members;
+        let first = if together && tells { at } else { (number + 1) * room };
+        let id = first_id + number as u32;
+        let offset = (region * REGION + from * unit + at) as u64;
+        let len = if let IOAction::Fallocate(_) = action { len.max(1) } else { len };
+        let memory = Memory { buffer: buffer.clone(), first, len };
+        events.push((id, new_event(id, file, region, action, offset, memory)));
+    }
+    with_world(|world| world.random.shuffle(&mut events));
+    events
+}
+
+fn new_event(
+    id: u32,
+    file: usize,
+    region: usize,
+    action: IOAction,
+    offset: u64,
+    mut memory: Memory,
+) -> IOEvent<Check> {
+    let len = memory.len;
     let pattern: Vec<u8> = with_world(|world| (0..len).map(|_| world.random.u8(..)).collect());
     if action == IOAction::Write {
-        buffer[..len].copy_from_slice(&pattern);
+        memory.bytes().copy_from_slice(&pattern);
     }
     let mut event = IOEvent::try_unprepared().expect("memory");
-    event.prepare(action, descriptor(id, file), buffer.as_ptr(), len as u64, offset);
+    let fd = descriptor(if action.is_transfer() { 0 } else { id }, file);
+    event.prepare(action, fd, memory.at(), len as u64, offset);
+    let (split, direct) = with_world(|world| {
+        (world.random.usize(..5), world.files[file].flags & libc::O_DIRECT != 0)
+    });
     if split > 0 && action.is_transfer() && !direct {
         let mut cuts: Vec<usize> =
             with_world(|world| (0..split).map(|_| world.random.usize(..=len)).collect());
@@ -240,7 +329,7 @@ fn new_event(id: u32) -> Option<IOEvent<Check>> {
         cuts.push(len);
         let mut at = 0;
         let segments = cuts.into_iter().map(|cut| {
-            let base = buffer.as_ptr().wrapping_add(at).cast();
+            let base = memory.at().wrapping_add(at).cast();
             let part = libc::iovec { iov_base: base, iov_len: cut - at };
             at = cut;
             part
@@ -254,7 +343,7 @@ fn new_event(id: u32) -> Option<IOEvent<Check>> {
         region,
         offset,
         len,
-        buffer,
+        memory,
         pattern,
         size_before: 0,
         moved_before: 0,
@@ -262,11 +351,29 @@ fn new_event(id: u32) -> Option<IOEvent<Check>> {
         callbacks: 0,
     };
     MODEL.with_borrow_mut(|model| model.events.insert(id, expected));
-    Some(event)
+    event
 }
 
-/// One history. Returns how many operations the kernel did.
-fn run_history(seed: u64) -> u64 {
+/// Makes a merger, flushes one or ends one.
+fn change_mergers(context: &Arc<Shared<Check>>) {
+    let any = |limit: usize| with_world(|world| world.random.usize(..limit));
+    let mut mergers = MODEL.with_borrow_mut(|model| std::mem::take(&mut model.mergers));
+    match (any(4), mergers.len()) {
+        (0 | 1, ..4) => {
+            let (file, limit) = (any(3), 1 + any(REGION * 2));
+            let action = if any(2) == 0 { IOAction::Read } else { IOAction::Write };
+            let merger = Merger::new(context.clone(), descriptor(0, file), action, limit);
+            mergers.push((file, action, Rc::new(merger.expect("a merger"))));
+        }
+        (2, 1..) => mergers[any(mergers.len())].2.flush().expect("a flush by the owner"),
+        (_, 1..) => drop(mergers.swap_remove(any(mergers.len()))),
+        _ => {}
+    }
+    MODEL.with_borrow_mut(|model| model.mergers = mergers);
+}
+
+/// One history. Returns how many operations the kernel did, and how many events were merged.
+fn run_history(seed: u64) -> (u64, u64) {
     let config = with_world(|world| {
         world.random.seed(seed);
         let random = &mut world.random;
@@ -285,6 +392,7 @@ fn run_history(seed: u64) -> u64 {
         world.operations = 0;
         world.broken = false;
         world.in_pool = 0;
+        world.merged = 0;
         world.flights.clear();
         world.files = (0..3)
             .map(|number| {
@@ -293,12 +401,18 @@ fn run_history(seed: u64) -> u64 {
                 let full = world.random.usize(..REGION * REGIONS).next_multiple_of(512);
                 let full = full.max(len.next_multiple_of(512));
                 let capacity = if world.random.bool() { full } else { usize::MAX };
-                File { data, capacity, direct: number == 2 }
+                let bad = world.random.bool().then(|| world.random.usize(..REGION * REGIONS));
+                let manners = [libc::O_APPEND, libc::O_DSYNC, libc::O_SYNC, 0, 0, 0];
+                let flags = manners[world.random.usize(..manners.len())];
+                let direct = if number == 2 { libc::O_DIRECT } else { 0 };
+                File { data, capacity, bad, flags: flags | direct }
             })
             .collect();
+        let limits = [0, 1, REGION as u32 / 8, REGION as u32, REGION as u32 * 4];
         Config {
             depth: world.random.u32(1..12),
             queue_size: world.random.u32(1..24),
+            merge_limit: limits[world.random.usize(..limits.len())],
             polled: true,
             ..Config::default()
         }
@@ -316,7 +430,7 @@ fn run_history(seed: u64) -> u64 {
         model.files = with_world(|world| world.files.iter().map(|f| f.data.clone()).collect());
     });
     let any = |limit: u8| with_world(|world| world.random.u8(..limit));
-    for id in 1..=EVENTS_PER_HISTORY {
+    for id in 1..=STEPS_PER_HISTORY {
         match any(8) {
             0 => {
                 let min = any(4).into();
@@ -331,16 +445,16 @@ fn run_history(seed: u64) -> u64 {
                 }
             }
             2 if any(8) == 0 => context.drain(None).expect("a drain that ends"),
-            _ => {
-                if let Some(event) = new_event(id) {
-                    submit(id, event);
-                }
-            }
+            2 => change_mergers(&context),
+            3 => submit_batch(new_events(id * MAX_MEMBERS)),
+            _ => new_events(id * MAX_MEMBERS).into_iter().for_each(|(id, event)| submit(id, event)),
         }
         MODEL.with_borrow(|model| assert_eq!(model.failed, None, "the event of a failed check"));
         let stats = context.stats();
         assert_eq!(stats.accepted, stats.completed + stats.in_flight, "nothing gets lost");
     }
+    // Freeing it waits for nobody's merger: there must be none.
+    drop(MODEL.with_borrow_mut(|model| std::mem::take(&mut model.mergers)));
     MODEL.with_borrow_mut(|model| model.closed = true);
     context.shut_down().expect("a shutdown by the owner");
     MODEL.with_borrow(|model| {
@@ -354,13 +468,15 @@ fn run_history(seed: u64) -> u64 {
         with_world(|world| {
             assert!(world.flights.is_empty(), "in flight after shutdown: {:?}", world.flights);
             assert_eq!(stats.operations, world.operations, "every operation is counted");
+            // What a broken interface had queued was merged, but not seen to be.
+            assert!(stats.merged == world.merged || world.broken, "every merged event is counted");
             for (file, model) in world.files.iter().zip(&model.files) {
                 assert!(file.data == *model, "a file differs from its model");
             }
         });
     });
     MODEL.with_borrow_mut(|model| *model = Model::default());
-    with_world(|world| world.operations)
+    with_world(|world| (world.operations, world.merged))
 }
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -383,12 +499,17 @@ fn histories_agree_with_the_model() {
     let first = from_environment("SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
     let wanted = from_environment("OPS").unwrap_or(DEFAULT_OPS);
     println!("seed {first}");
-    let mut operations = 0;
+    let (mut operations, mut merged) = (0, 0);
     let mut histories = 0;
     while operations < wanted {
         let announce = Announce(first + histories);
-        operations += run_history(announce.0);
+        let (more_operations, more_merged) = run_history(announce.0);
+        operations += more_operations;
+        merged += more_merged;
         histories += 1;
     }
-    println!("{operations} operations in {histories} histories from seed {first}");
+    println!(
+        "{operations} operations in {histories} histories from seed {first}, {merged} events merged"
+    );
+    assert!(merged >= wanted / 100, "too little was merged to tell anything");
 }

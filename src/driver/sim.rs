@@ -1,11 +1,11 @@
 //! A kernel that is none: files in memory, and everything that a real one may do, decided by a
 //! seeded generator. It reorders, delays, shortens, fails, refuses to queue and refuses to take.
 //!
-//! The world that it works on belongs to the thread. A descriptor carries the event's number and
-//! its file, so that the simulator knows whose memory it touches.
+//! The world that it works on belongs to the thread. Whose bytes an operation moves it knows by their
+//! memory: every byte belongs to one event in flight, and to one place in a file.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
@@ -15,12 +15,25 @@ use super::backed::Behind;
 use super::{Done, Entered, Interface, Prep, Wait, NOT_TAKEN};
 use crate::tasks::{IOAction, Memory, Op};
 
-const FILE_BITS: u32 = 4;
 /// Direct I/O on a file marked direct is refused off this boundary.
-const BLOCK: u64 = 512;
+pub(crate) const BLOCK: u64 = 512;
 
+/// No descriptor of the test's process.
+const FIRST_DESCRIPTOR: RawFd = 1 << 20;
+
+const FILES: RawFd = 16;
+
+/// The descriptor of a file; that of what moves no bytes also says whose it is.
 pub(crate) fn descriptor(event: u32, file: usize) -> RawFd {
-    (event << FILE_BITS) as RawFd | file as RawFd
+    FIRST_DESCRIPTOR + event as RawFd * FILES + file as RawFd
+}
+
+fn file_of(fd: RawFd) -> usize {
+    ((fd - FIRST_DESCRIPTOR) % FILES) as usize
+}
+
+fn event_of(fd: RawFd) -> u32 {
+    ((fd - FIRST_DESCRIPTOR) / FILES) as u32
 }
 
 #[derive(Default)]
@@ -28,19 +41,35 @@ pub(crate) struct File {
     pub data: Vec<u8>,
     /// Writes stop here with ENOSPC.
     pub capacity: usize,
-    pub direct: bool,
+    /// This byte can be neither read nor written.
+    pub bad: Option<usize>,
+    /// O_ flags of open(2).
+    pub flags: i32,
+}
+
+impl File {
+    fn is(&self, flag: i32) -> bool {
+        self.flags & flag == flag
+    }
 }
 
 /// What the kernel knows of an event in flight.
 #[derive(Default, Debug)]
 pub(crate) struct Flight {
-    /// The memory it may touch.
-    pub memory: Vec<(usize, usize)>,
+    pub file: usize,
+    pub offset: u64,
+    /// The memory it may touch: where, and how much.
+    pub memory: usize,
+    pub len: usize,
     /// Bytes that it moved.
     pub moved: u64,
     pub operations: u32,
-    /// The error that ends the event.
-    pub fatal: Option<i32>,
+    /// The result that ends the event: an error, or 0 where the file ended.
+    pub last: Option<i32>,
+    /// It has to be asked for by itself from here on.
+    pub alone: bool,
+    /// It travelled behind another event.
+    pub followed: bool,
 }
 
 /// How likely each trouble is, of 256.
@@ -64,7 +93,9 @@ pub(crate) struct Trouble {
 pub(crate) struct World {
     pub random: fastrand::Rng,
     pub files: Vec<File>,
-    pub flights: HashMap<u32, Flight>,
+    pub flights: BTreeMap<u32, Flight>,
+    /// Events that travelled behind another.
+    pub merged: u64,
     pub trouble: Trouble,
     /// The kernel interface broke; what it still did may be told with an error.
     pub broken: bool,
@@ -88,30 +119,91 @@ impl World {
         self.random.u8(..) < chance
     }
 
-    fn flight(&mut self, op: &Op) -> &mut Flight {
-        let event = op.fd as u32 >> FILE_BITS;
-        self.flights.get_mut(&event).expect("an operation of an event in flight")
+    /// The events whose bytes the operation moves, in order. Each byte goes between its event's own
+    /// memory and its own place in the file.
+    fn members(&mut self, op: &Op) -> Vec<u32> {
+        let file = file_of(op.fd);
+        let segments: Vec<(usize, usize)> = match op.memory {
+            Memory::None => vec![],
+            Memory::Plain(at) => vec![(at as usize, op.len as usize)],
+            Memory::Segments(at, count) => {
+                // SAFETY: the events under test keep their segments until their callbacks.
+                let segments = unsafe { std::slice::from_raw_parts(at, count as usize) };
+                segments.iter().map(|part| (part.iov_base as usize, part.iov_len)).collect()
+            }
+        };
+        let len = segments.iter().map(|(_, len)| *len as u64).sum::<u64>();
+        assert!(!op.action.is_transfer() || len == op.len, "{op:?}");
+        assert!(segments.len() <= 1024, "more segments than a kernel takes");
+        let mut members: Vec<u32> = Vec::new();
+        if !op.action.is_transfer() {
+            members.push(event_of(op.fd));
+        }
+        let mut offset = op.offset;
+        for (mut at, mut len) in segments {
+            while len > 0 || members.is_empty() {
+                let owner = self.flights.iter().find(|(_, flight)| {
+                    let inside = at.wrapping_sub(flight.memory);
+                    let touches = inside < flight.len || len == 0 && inside == flight.len;
+                    let touches = touches && (op.len > 0) == (flight.len > 0);
+                    let place = flight.offset + inside as u64 == offset;
+                    flight.file == file && flight.memory > 0 && touches && place
+                });
+                let (id, flight) = owner.unwrap_or_else(|| panic!("foreign memory: {op:?}"));
+                let part = len.min(flight.memory + flight.len - at);
+                if members.last() != Some(id) {
+                    members.push(*id);
+                }
+                (at, len, offset) = (at + part, len - part, offset + part as u64);
+            }
+        }
+        for (number, id) in members.iter().enumerate() {
+            let flight = self.flight(*id);
+            flight.operations += 1;
+            assert!(flight.last.is_none(), "an operation after the last: event {id}, {op:?}");
+            assert!(!flight.alone || members.len() == 1, "event {id} has to be alone: {op:?}");
+            if number > 0 && !std::mem::replace(&mut flight.followed, true) {
+                self.merged += 1;
+            }
+        }
+        members
+    }
+
+    fn flight(&mut self, id: u32) -> &mut Flight {
+        self.flights.get_mut(&id).expect("an event in flight")
+    }
+
+    /// An operation failed: says what that means for its events, as the engine must see it.
+    fn fail(&mut self, op: &Op, members: &[u32], errno: i32) -> i64 {
+        let file = &self.files[file_of(op.fd)];
+        let own = [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::EINVAL];
+        let apart = op.action == IOAction::Read
+            || own.contains(&errno) && !file.is(libc::O_SYNC) && !file.is(libc::O_DSYNC);
+        for id in members {
+            let flight = self.flight(*id);
+            match members {
+                [_, _, ..] if apart => flight.alone = true,
+                _ => flight.last = Some(errno),
+            }
+        }
+        -i64::from(errno)
     }
 
     /// Does an operation as a kernel might, and says how it ended.
     fn perform(&mut self, op: &Op) -> i64 {
-        let event = op.fd as u32 >> FILE_BITS;
-        let file = op.fd as usize & ((1 << FILE_BITS) - 1);
+        let members = self.members(op);
         self.operations += 1;
         let again = self.happens(self.trouble.again);
         let fail = self.happens(self.trouble.fail);
         let short = self.happens(self.trouble.short);
-        let flight = self.flights.get_mut(&event).expect("an operation of an event in flight");
-        flight.operations += 1;
-        assert!(flight.fatal.is_none(), "an operation after an error: event {event}, {op:?}");
+        let first = members[0];
         if !op.action.is_transfer() {
-            assert_eq!(flight.operations, 1, "a sync was retried: event {event}");
+            assert_eq!(self.flight(first).operations, 1, "a sync was retried: event {first}");
             if fail {
-                flight.fatal = Some(libc::EIO);
-                return -i64::from(libc::EIO);
+                return self.fail(op, &members, libc::EIO);
             }
             if let IOAction::Fallocate(_) = op.action {
-                let data = &mut self.files[file].data;
+                let data = &mut self.files[file_of(op.fd)].data;
                 let end = (op.offset + op.len) as usize;
                 data.resize(data.len().max(end), 0);
             }
@@ -121,61 +213,85 @@ impl World {
             return -i64::from(if self.random.bool() { libc::EAGAIN } else { libc::EINTR });
         }
         if fail {
-            flight.fatal = Some(libc::EIO);
-            return -i64::from(libc::EIO);
+            // Reads have a meaning of their own for EINVAL.
+            let errnos = [libc::EIO, libc::EBADF, libc::ENODEV, libc::EDQUOT, libc::EINVAL];
+            let kinds = if op.action == IOAction::Read { 4 } else { 5 };
+            let errno = errnos[self.random.usize(..kinds)];
+            return self.fail(op, &members, errno);
         }
-        let segments: Vec<(usize, usize)> = match op.memory {
-            Memory::None => panic!("a transfer without memory: {op:?}"),
-            Memory::Plain(at) => vec![(at as usize, op.len as usize)],
-            Memory::Segments(at, count) => {
-                // SAFETY: the event under test keeps its segments until its callback.
-                let segments = unsafe { std::slice::from_raw_parts(at, count as usize) };
-                segments.iter().map(|part| (part.iov_base as usize, part.iov_len)).collect()
-            }
-        };
-        for (at, len) in &segments {
-            let inside = |(start, size): &(usize, usize)| at >= start && at + len <= start + size;
-            assert!(*len == 0 || flight.memory.iter().any(inside), "foreign memory: {op:?}");
-        }
-        assert_eq!(segments.iter().map(|(_, len)| *len as u64).sum::<u64>(), op.len, "{op:?}");
-        let File { data, capacity, direct } = &mut self.files[file];
-        if *direct && !op.offset.is_multiple_of(BLOCK) {
-            // The end of a direct read, asked for again; anything else would be the event's fault.
-            assert!(op.action == IOAction::Read && flight.moved > 0, "misaligned: {op:?}");
-            return -i64::from(libc::EINVAL);
-        }
+        self.transfer(op, &members, short)
+    }
+
+    fn transfer(&mut self, op: &Op, members: &[u32], short: bool) -> i64 {
+        let file = &self.files[file_of(op.fd)];
+        let (direct, append) = (file.is(libc::O_DIRECT), file.is(libc::O_APPEND));
         let offset = op.offset as usize;
         let room = match op.action {
-            IOAction::Read => data.len().saturating_sub(offset),
-            _ => capacity.saturating_sub(offset),
+            IOAction::Read => file.data.len().saturating_sub(offset),
+            _ => file.capacity.saturating_sub(offset),
         };
         let mut whole = room.min(op.len as usize);
+        let bad = file.bad.and_then(|at| at.checked_sub(offset)).filter(|at| *at < whole);
+        if append && op.action == IOAction::Write {
+            assert_eq!(members.len(), 1, "appended together: {op:?}");
+        }
+        if direct {
+            for id in members.iter().filter(|_| members.len() > 1) {
+                let Flight { offset, memory, len, moved, .. } = *self.flight(*id);
+                let aligned = (offset | memory as u64 | len as u64) % BLOCK == 0;
+                assert!(aligned || moved > 0, "joined though misaligned: event {id}, {op:?}");
+            }
+            if op.offset % BLOCK != 0 {
+                let first = self.flight(members[0]);
+                if members.len() == 1 && op.action == IOAction::Read && first.moved > 0 {
+                    // The end of a direct read, asked for again.
+                    first.last = Some(0);
+                    return -i64::from(libc::EINVAL);
+                }
+                return self.fail(op, members, libc::EINVAL);
+            }
+        }
         if whole == 0 && op.len > 0 {
             if op.action == IOAction::Read {
+                members.iter().for_each(|id| self.flight(*id).last = Some(0));
                 return 0;
             }
-            flight.fatal = Some(libc::ENOSPC);
-            return -i64::from(libc::ENOSPC);
+            return self.fail(op, members, libc::ENOSPC);
         }
-        if short && whole > 1 {
-            whole = self.random.usize(1..whole);
-            if *direct {
-                whole = (whole as u64).next_multiple_of(BLOCK).min(room.min(op.len as usize) as u64)
-                    as usize;
+        if let Some(at) = bad {
+            // As much as there is before it, in blocks where that is the file's manner.
+            whole = if direct { at - at % BLOCK as usize } else { at };
+            if whole == 0 {
+                return self.fail(op, members, libc::EIO);
             }
         }
-        flight.moved += whole as u64;
+        if short && whole > 1 {
+            let limit = whole;
+            whole = self.random.usize(1..whole);
+            if direct {
+                whole = (whole as u64).next_multiple_of(BLOCK).min(limit as u64) as usize;
+            }
+        }
         let mut at = offset;
-        let mut left = whole;
-        for (memory, len) in segments {
-            // SAFETY: checked above to be the memory of an event in flight.
-            let bytes = unsafe { std::slice::from_raw_parts_mut(memory as *mut u8, len) };
-            let moved = len.min(left);
+        let end = offset + whole;
+        for id in members {
+            let flight = self.flight(*id);
+            let from = at - flight.offset as usize;
+            let until = flight.len.min(end.saturating_sub(flight.offset as usize));
+            let len = flight.len;
+            let memory = flight.memory as *mut u8;
+            if until > from {
+                flight.moved = until as u64;
+            }
+            // SAFETY: the memory of an event in flight, which the test gave and keeps.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(memory.add(from), len - from) };
+            let moved = until.saturating_sub(from);
+            let data = &mut self.files[file_of(op.fd)].data;
             match op.action {
                 IOAction::Read => {
                     let there = data.get(at..at + moved).unwrap_or_default();
                     bytes[..moved].copy_from_slice(there);
-                    // What was not read may hold anything meanwhile.
+                    // What was asked for and not read may hold anything meanwhile.
                     bytes[moved..].fill(0xdb);
                 }
                 _ if moved > 0 => {
@@ -184,8 +300,7 @@ impl World {
                 }
                 _ => {}
             }
-            at += moved;
-            left -= moved;
+            at = at + len - from;
         }
         whole as i64
     }
@@ -241,8 +356,8 @@ impl Sim {
                 world.perform(&op)
             } else {
                 world.operations += 1;
-                world.flight(&op).fatal = Some(libc::EPERM);
-                -i64::from(libc::EPERM)
+                let members = world.members(&op);
+                world.fail(&op, &members, libc::EPERM)
             };
             done.push(Done { slot, result });
         }
@@ -343,6 +458,14 @@ impl Interface for Sim {
     fn system_calls(&self) -> u64 {
         0
     }
+
+    fn status_flags(&self, fd: RawFd) -> i32 {
+        with_world(|world| world.files[file_of(fd)].flags)
+    }
+
+    fn direct_boundary(&self, _fd: RawFd) -> Option<u64> {
+        with_world(|world| world.random.bool().then_some(BLOCK))
+    }
 }
 
 impl Behind for Sim {
@@ -439,7 +562,8 @@ impl Calls for SimAio {
                     self.rejected = None;
                     let op = Self::operation(&iocb);
                     world.operations += 1;
-                    world.flight(&op).fatal = Some(libc::EBADF);
+                    let members = world.members(&op);
+                    world.fail(&op, &members, libc::EBADF);
                     return Err(libc::EBADF);
                 }
                 if again {
