@@ -513,3 +513,158 @@ fn histories_agree_with_the_model() {
     );
     assert!(merged >= wanted / 100, "too little was merged to tell anything");
 }
+
+/// One way to do the transfers of a case.
+#[derive(Clone, Copy, Debug)]
+enum Window {
+    Singles,
+    Batch,
+    Merger,
+}
+
+/// Neighbouring transfers, in the order of their arrival: where from the start of the range, and how
+/// much.
+#[derive(Debug)]
+struct Case {
+    action: IOAction,
+    flags: i32,
+    parts: Vec<(usize, usize)>,
+    start: usize,
+    file_len: usize,
+    bad: Option<usize>,
+    capacity: usize,
+}
+
+thread_local! {
+    static OUTCOMES: RefCell<HashMap<u32, (i64, u64)>> = RefCell::default();
+}
+
+/// Notes how an event ended.
+struct Note(u32);
+
+impl IOCallback for Note {
+    fn call(self, event: IOEvent<Self>) {
+        let outcome = (event.result(), event.transferred());
+        let before = OUTCOMES.with_borrow_mut(|all| all.insert(self.0, outcome));
+        assert_eq!(before, None, "one callback each");
+    }
+}
+
+impl Case {
+    fn random(seed: u64) -> (Case, Config, Window) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let direct = random.u8(..3) == 0;
+        let unit = if direct { BLOCK as usize } else { 1 };
+        let total = 1 + random.usize(..REGION * 2 / unit);
+        let mut cuts: Vec<usize> =
+            (0..random.usize(..12)).map(|_| random.usize(..=total)).collect();
+        cuts.extend([0, total]);
+        cuts.sort_unstable();
+        let mut parts: Vec<(usize, usize)> =
+            cuts.windows(2).map(|cut| (cut[0] * unit, (cut[1] - cut[0]) * unit)).collect();
+        match random.u8(..3) {
+            0 => random.shuffle(&mut parts),
+            1 => parts.reverse(),
+            _ => {}
+        }
+        let start = random.usize(..4) * unit;
+        let end = start + total * unit;
+        let write = random.bool();
+        let case = Case {
+            action: if write { IOAction::Write } else { IOAction::Read },
+            flags: if direct { libc::O_DIRECT } else { 0 },
+            parts,
+            start,
+            file_len: random.usize(..=end + 1),
+            bad: random.bool().then(|| random.usize(start..end)),
+            capacity: match random.bool() {
+                true => random.usize(..=end).next_multiple_of(unit),
+                false => usize::MAX,
+            },
+        };
+        let config = Config {
+            depth: random.u32(1..5),
+            queue_size: 64,
+            merge_limit: random.u32(1..=(total * unit) as u32 + 1),
+            polled: true,
+            ..Config::default()
+        };
+        (case, config, [Window::Singles, Window::Batch, Window::Merger][random.usize(..3)])
+    }
+
+    /// Does the transfers. How each ended, the memory that was read into, and the file afterwards.
+    fn run(&self, config: Config, window: Window) -> (Vec<(i64, u64)>, Vec<u8>, Vec<u8>) {
+        let limit = config.merge_limit as usize;
+        let end = self.parts.iter().map(|(at, len)| at + len).max().unwrap_or(0);
+        let mut buffer = Buffer::aligned(end.max(1)).expect("memory");
+        if self.action == IOAction::Write {
+            (0..end).for_each(|at| buffer[at] = (at % 251) as u8 + 1);
+        }
+        with_world(|world| {
+            let data = (0..self.file_len).map(|at| (at % 241) as u8 + 1).collect();
+            let (bad, capacity, flags) = (self.bad, self.capacity, self.flags);
+            world.files = vec![File { data, capacity, bad, flags }];
+            world.flights.clear();
+            world.trouble = Trouble { short: 80, delay: 40, ..Trouble::default() };
+            world.in_pool = 0;
+        });
+        OUTCOMES.take();
+        let context = Shared::over(config, Sim::pool());
+        let merger = match window {
+            Window::Merger => {
+                Merger::new(context.clone(), descriptor(0, 0), self.action, limit).ok()
+            }
+            _ => None,
+        };
+        let mut batch = context.batch();
+        for (id, (at, len)) in self.parts.iter().enumerate() {
+            let (id, memory, offset) =
+                (id as u32, buffer.as_ptr().wrapping_add(*at), self.start + at);
+            let mut event = IOEvent::try_unprepared().expect("memory");
+            event.prepare(self.action, descriptor(0, 0), memory, *len as u64, offset as u64);
+            event.set_callback(Note(id));
+            let flight = Flight {
+                offset: offset as u64,
+                memory: memory as usize,
+                len: *len,
+                ..Flight::default()
+            };
+            with_world(|world| world.flights.insert(id, flight));
+            let submitted = match (&merger, window) {
+                (Some(merger), _) => merger.add(event),
+                (_, Window::Batch) => batch.add(event),
+                _ => context.submit(event, true),
+            };
+            assert!(submitted.is_ok(), "there is room");
+        }
+        drop((batch, merger));
+        context.shut_down().expect("a shutdown by the owner");
+        let outcomes = OUTCOMES.take();
+        let all = (0..self.parts.len() as u32).map(|id| outcomes[&id]).collect();
+        for (id, (at, len)) in self.parts.iter().enumerate() {
+            // What was not read may hold anything.
+            let got = outcomes[&(id as u32)].1 as usize;
+            buffer[at + got..at + len].fill(0);
+        }
+        let file = with_world(|world| std::mem::take(&mut world.files[0].data));
+        (all, buffer.to_vec(), file)
+    }
+}
+
+/// Any split of any range, in any order, with any limit and through any window, the file ending and
+/// failing anywhere: merging changes nothing for anybody.
+#[test]
+fn merging_changes_no_result() {
+    let first = from_environment("SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let mut merged = 0;
+    for seed in first..first + 3000 {
+        let (case, config, window) = Case::random(seed);
+        with_world(|world| world.random.seed(seed));
+        let merging = case.run(config.clone(), window);
+        merged += with_world(|world| std::mem::take(&mut world.merged));
+        let alone = case.run(Config { merge_limit: 0, ..config.clone() }, Window::Singles);
+        let what = || format!("SEED={seed}: {case:?}, limit {}, {window:?}", config.merge_limit);
+        assert!(merging == alone, "{}\n{:?}\n{:?}", what(), merging.0, alone.0);
+    }
+    assert!(merged > 1000, "too little was merged to tell anything: {merged}");
+}
