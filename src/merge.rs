@@ -1,8 +1,33 @@
 //! Joining neighbours into one operation. An operation of several events is a chain of them, in the
 //! order of their bytes; it goes through queues and slots as its first event does.
 //!
-//! Automatic merging ([`Waiting`]) and the explicit kind ([`MergeBuffer`]) join by the same rule,
-//! [`Span::then`]; how a result is taken apart again is [`crate::attempt`]'s.
+//! Automatic merging ([`Config::merge_limit`](crate::Config::merge_limit)) and the explicit kind
+//! ([`MergeSubmitter`], [`MergeBuffer`]) join by the same rule. Nothing is copied: the kernel gets the
+//! events' own memory. Each event has its own callback and its own result, as if it had travelled
+//! alone.
+//!
+//! ```
+//! use io_engine::callback_worker::IOWorkers;
+//! use io_engine::merge::MergeSubmitter;
+//! use io_engine::tasks::{ClosureCb, IOAction, IOEvent};
+//! use io_engine::{Buffer, Config, IOContext};
+//! use std::os::fd::AsRawFd;
+//!
+//! let file = std::fs::File::open("/proc/self/exe")?;
+//! let context = IOContext::<ClosureCb>::with_config(Config::default(), &IOWorkers::new(1))?;
+//! let mut merger = MergeSubmitter::new(file.as_raw_fd(), &context, 1 << 16, IOAction::Read);
+//! for number in 0..4 {
+//!     let buffer = Buffer::aligned(512)?;
+//!     let mut event = IOEvent::new(file.as_raw_fd(), buffer, IOAction::Read, 512 * number);
+//!     event.set_callback(ClosureCb(Box::new(|event| assert_eq!(event.result(), 512))));
+//!     merger.add_event(event).map_err(|(_event, error)| error)?;
+//! }
+//! merger.flush()?;
+//! context.drain(-1)?;
+//! assert_eq!(context.stats().operations, 1);
+//! # drop(merger);
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 use std::collections::VecDeque;
 use std::io;

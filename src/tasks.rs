@@ -539,6 +539,18 @@ impl<C> IOEvent<C> {
     }
 }
 
+impl<C> std::fmt::Debug for IOEvent<C> {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.debug_struct("IOEvent")
+            .field("action", &self.action())
+            .field("fd", &self.fd())
+            .field("offset", &self.offset())
+            .field("size", &self.get_size())
+            .field("result", &self.result())
+            .finish_non_exhaustive()
+    }
+}
+
 impl<C: Copy> IOEvent<C> {
     /// Where the callback lies, whether or not it was taken. The slot is written only by
     /// `set_callback`, thus never while the event is in flight.

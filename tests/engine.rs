@@ -5,11 +5,13 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{channel, Sender};
 use std::sync::Arc;
 
 use io_engine::callback_worker::IOWorkers;
+use io_engine::merge::{MergeBuffer, MergeSubmitter};
 use io_engine::tasks::{ClosureCb, IOAction, IOCallback, IOEvent};
 use io_engine::{Buffer, Config, Driver, IOContext};
 
@@ -307,4 +309,113 @@ fn a_panicking_callback_stops_nobody() {
         context.drain(-1).unwrap();
         assert_eq!(counter.load(SeqCst), 10, "{threads} workers");
     }
+}
+
+/// An event of the file that reports where it ended up.
+fn reporting(file: &File, id: usize, to: &Sender<(usize, IOEvent<Report>)>) -> IOEvent<Report> {
+    let buffer = filled(512, id as u8);
+    let mut event = IOEvent::new(file.as_raw_fd(), buffer, IOAction::Write, 512 * id as u64);
+    event.set_callback(Report { id, to: to.clone() });
+    event
+}
+
+/// What each of `count` events moved, and that the file has it.
+fn all_written(
+    file: &File,
+    reports: &std::sync::mpsc::Receiver<(usize, IOEvent<Report>)>,
+    count: usize,
+) {
+    let mut seen = vec![0; count];
+    for _ in 0..count {
+        let (id, event) = reports.recv().unwrap();
+        assert_eq!(event.get_write_result().unwrap(), 512);
+        seen[id] += 1;
+    }
+    assert_eq!(seen, vec![1; count], "one callback each");
+    for id in 0..count {
+        let mut block = [0; 512];
+        file.read_exact_at(&mut block, 512 * id as u64).unwrap();
+        assert_eq!(block, [id as u8; 512]);
+    }
+}
+
+#[test]
+fn a_merge_submitter_hands_over_neighbours_as_one() {
+    const COUNT: usize = 100;
+    let file = temp_file();
+    let (to, reports) = channel();
+    let context = IOContext::with_config(Config::default(), &IOWorkers::new(1)).unwrap();
+    let mut submitter = MergeSubmitter::new(file.as_raw_fd(), &context, 8 * 512, IOAction::Write);
+    for id in 0..COUNT {
+        submitter.add_event(reporting(&file, id, &to)).unwrap();
+    }
+    // Not one of its own.
+    let mut stranger = IOEvent::new(file.as_raw_fd(), filled(512, 0), IOAction::Read, 0);
+    stranger.set_callback(Report { id: 0, to: to.clone() });
+    let (_, error) = submitter.add_event(stranger).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    drop(submitter);
+    all_written(&file, &reports, COUNT);
+    let stats = context.stats();
+    assert_eq!(stats.operations, COUNT.div_ceil(8) as u64);
+    assert_eq!(stats.merged + stats.operations, COUNT as u64);
+}
+
+#[test]
+fn a_merge_submitter_serves_a_channel() {
+    const COUNT: usize = 100;
+    let file = temp_file();
+    let (to, reports) = channel();
+    let (events, receiver) = crossfire::mpsc::bounded_blocking(4);
+    let context = IOContext::new(2, receiver, &IOWorkers::new(0), Driver::Auto).unwrap();
+    let mut submitter = MergeSubmitter::new(file.as_raw_fd(), events, 8 * 512, IOAction::Write);
+    for id in 0..COUNT {
+        submitter.add_event(reporting(&file, id, &to)).unwrap();
+    }
+    submitter.flush().unwrap();
+    all_written(&file, &reports, COUNT);
+    // Ends the context as well.
+    drop(submitter);
+    let stats = context.stats();
+    assert_eq!(stats.accepted, COUNT as u64);
+    assert_eq!(stats.operations, COUNT.div_ceil(8) as u64);
+}
+
+#[test]
+fn joined_events_that_are_refused_come_back_together() {
+    let file = temp_file();
+    let (to, reports) = channel();
+    let config = Config { queue_size: 1, polled: true, ..Config::default() };
+    let context = IOContext::with_config(config, &IOWorkers::new(0)).unwrap();
+    assert!(context.submit(reporting(&file, 3, &to)).is_ok());
+    let mut submitter = MergeSubmitter::new(file.as_raw_fd(), &context, 4096, IOAction::Write);
+    for id in [1, 2, 0] {
+        submitter.add_event(reporting(&file, id, &to)).unwrap();
+    }
+    let error = submitter.flush().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EAGAIN), "the queue is full");
+    assert_eq!(context.stats().accepted, 1);
+    context.poll(1, -1).unwrap();
+    submitter.flush().unwrap();
+    context.drain(-1).unwrap();
+    all_written(&file, &reports, 4);
+    assert_eq!(context.stats().operations, 2);
+}
+
+/// A long chain is dropped one by one, not each inside the one before.
+#[test]
+fn joined_events_that_nobody_takes_are_dropped() {
+    let file = temp_file();
+    let mut gathered = MergeBuffer::<ClosureCb>::new(1 << 20);
+    let mut bytes = Buffer::aligned(1 << 18).unwrap();
+    for at in 0..1 << 18 {
+        // SAFETY: a part of a buffer that outlives the events.
+        let part = unsafe { Buffer::from_raw(NonNull::from(&mut bytes[at]), 1) };
+        let event = IOEvent::new(file.as_raw_fd(), part, IOAction::Write, at as u64);
+        assert!(gathered.may_add_event(&event));
+        assert!(gathered.push_event(event).is_ok());
+    }
+    assert_eq!(gathered.len(), 1 << 18);
+    drop(gathered.flush());
+    assert!(gathered.is_empty());
 }
