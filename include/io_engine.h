@@ -115,7 +115,7 @@ typedef enum ioe_flag {
     /**
      * No driver thread and no callback thread. The first thread that submits or polls owns the
      * context; any other gets `-EPERM` from everything but info, stats and, once the owner has
-     * ended, `ioe_context_free`. Callbacks run inside `ioe_poll`, and inside `ioe_drain`,
+     * ended, `ioe_context_free` and `ioe_merger_free`. Callbacks run inside `ioe_poll`, and inside `ioe_drain`,
      * `ioe_submit_wait` and `ioe_context_free`, which poll by themselves.
      */
     IOE_POLLED = 1,
@@ -298,7 +298,8 @@ typedef struct ioe_stats {
      */
     uint64_t system_calls;
     /**
-     * Events that travelled in another's operation.
+     * Events that travelled in another's operation: one less than there were in it, also where
+     * they were asked for again, one by one.
      */
     uint64_t merged;
     /**
@@ -457,12 +458,12 @@ int ioe_drain(struct ioe_context *ctx, int64_t timeout_ms);
  *
  * In a forked child it closes the child's descriptors and frees what memory no other thread can
  * have been changing at the fork, without a lock, touching nothing of the parent's; events in
- * flight there stay as they are.
+ * flight there stay as they are, and so does the memory of a context that has mergers.
  *
  * Returns 0, or, having done nothing:
+ * - `-EBUSY`: a merger of the context was not freed.
  * - `-EDEADLK`: called inside a callback of this context, or on callback threads it shares.
  * - `-EPERM`: not the owner of a polled context whose owner lives.
- * - `-EBUSY`: a merger of the context was not freed.
  * - `-EINVAL`: `ctx` is NULL.
  *
  * Requires:
@@ -785,8 +786,8 @@ int ioe_try_submit(struct ioe_context *ctx, struct ioe_event *event);
 
 /**
  * Hands `n` events in, in order, waiting as `ioe_submit` does, up to the first that is refused.
- * With `merge_limit`, neighbours among them are joined, whatever their order: they reach the
- * reactor together, but for those that had to wait for room.
+ * With `merge_limit`, they reach the reactor together, but for those that had to wait for room, and
+ * neighbours among them are joined, whatever their order.
  *
  * Returns how many were accepted (at most INT_MAX are looked at); the others are yours, as they
  * were. Where there are events and none was accepted:
@@ -821,8 +822,9 @@ int64_t ioe_submit_wait(struct ioe_context *ctx, struct ioe_event *event);
 
 /**
  * Makes a merger for events of one descriptor and one action, `IOE_READ` or `IOE_WRITE`, that joins
- * up to `limit` bytes; more than 1 GiB counts as 1 GiB. It needs no `merge_limit` in the context.
- * `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any thread; with
+ * up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It needs no
+ * `merge_limit` in the context; where there is one, what a merger hands over may be joined further
+ * up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any thread; with
  * `IOE_POLLED` the owner's, as all calls of a merger.
  *
  * An operation of several events works on their own memory: nothing is copied. Each event has its
@@ -838,6 +840,7 @@ int64_t ioe_submit_wait(struct ioe_context *ctx, struct ioe_event *event);
  * Returns 0, or:
  * - `-EINVAL`: `ctx` or `out` is NULL, `action` is another one, or `limit` is 0.
  * - `-EPERM`: not the owner of a polled context.
+ * - `-ESHUTDOWN`: the context is being freed.
  * - `-EOWNERDEAD`: in a forked child.
  *
  * Requires:
@@ -853,14 +856,14 @@ int ioe_merger_new(struct ioe_context *ctx,
  * Hands an event in, as `ioe_submit` does, and gathers it with its neighbours. One that is not
  * adjacent to what was gathered, at either end, or would exceed the limit, flushes that first;
  * reaching the limit flushes at once. Everything gathered in a context is also flushed by
- * `ioe_drain`, by `ioe_poll` with a `min` above 0, and by whoever finds the queue full.
+ * `ioe_drain`, by `ioe_poll` with a `min` above 0, and by whoever finds the queue full; without any
+ * of these, an event stays gathered, and its callback does not come, until `ioe_merger_flush`.
  *
  * Returns 0, or, leaving the event yours, as it was:
  * - `-EINVAL`: a pointer is NULL; the event has another descriptor or action than the merger, was
  *   never prepared, has no callback, or is whole and was not prepared again.
  * - `-EBUSY`: the event is in flight.
  * - `-EPERM`: not the owner of a polled context.
- * - `-ESHUTDOWN`: the context is being freed.
  * - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
  * - `-EOWNERDEAD`: in a forked child.
  *

@@ -30,7 +30,7 @@ pub(crate) enum Verdict {
     /// Another operation is needed.
     Again,
     /// The event is complete with this result. Of joined ones, all that are left: where it is an
-    /// error, with that, and behind the end of the file with nothing.
+    /// error, with that, otherwise each with what it moved.
     Complete(i64),
     /// Of joined events, each that is left is asked for by itself.
     Apart,
@@ -164,9 +164,12 @@ impl Attempt {
         // would be yes while data is gone.
         let apart = action == IOAction::Read
             || MEMBERS_OWN.contains(&errno) && status_flags() & (libc::O_SYNC | libc::O_DSYNC) == 0;
-        match apart {
-            true => Verdict::Apart,
-            false => Verdict::Complete(-i64::from(errno)),
+        if !apart {
+            return Verdict::Complete(-i64::from(errno));
         }
+        // The first goes on in this attempt: what came short was its own, or nobody's.
+        self.retries = 0;
+        self.short &= run.transferred() > 0;
+        Verdict::Apart
     }
 }

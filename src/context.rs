@@ -215,7 +215,7 @@ impl<C: IOCallback> IOContext<C> {
     ///
     /// An event that is not accepted comes back with the reason.
     pub fn submit(&self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, io::Error)> {
-        if !event.has_callback() {
+        if !event.chain().all(IOEvent::has_callback) {
             return Err((event, io::Error::from_raw_os_error(libc::EINVAL)));
         }
         if let Err(errno) = self.shared.check_process() {
@@ -517,7 +517,7 @@ impl<C: IOCallback> Shared<C> {
             Refused::Closed => libc::ESHUTDOWN,
             Refused::Full => {
                 // What is gathered takes up room as well, and nobody else might flush it.
-                self.mergers.flush(self);
+                let _released = self.mergers.release(self);
                 if may_wait && !self.config.polled {
                     self.ledger().wait_for_room();
                     return Ok(());
@@ -631,7 +631,7 @@ impl<C: IOCallback> Shared<C> {
             return Err(libc::EDEADLK);
         }
         let seat = self.seat(here())?;
-        let _draining = self.mergers.drain(self);
+        let _released = self.mergers.release(self);
         let drained = match seat {
             None => self.ledger().wait_drained(self.ledger().drain_point(), deadline),
             Some(seat) => self.poll_until_drained(seat, deadline)?,

@@ -49,10 +49,7 @@ struct Span {
     action: IOAction,
     start: u64,
     end: u64,
-    /// The memory of the first segment's first byte, and behind the last one's last.
-    memory: usize,
-    memory_end: usize,
-    /// Segments, those that are adjacent in memory counted as one.
+    /// Segments in memory, for each event one at least.
     segments: usize,
 }
 
@@ -62,15 +59,11 @@ impl Span {
         let action = event.action().filter(|action| action.is_transfer())?;
         let start = event.offset() + event.transferred();
         let end = event.offset() + event.get_size();
-        let mut segments = event.rest().filter(|segment| segment.iov_len > 0);
-        let first = segments.next()?;
-        let count = 1 + segments.by_ref().count();
-        let last = event.rest().rfind(|segment| segment.iov_len > 0)?;
-        let memory = first.iov_base as usize;
-        let memory_end = last.iov_base as usize + last.iov_len;
-        Some(Span { fd: event.fd(), action, start, end, memory, memory_end, segments: count })
+        let segments = event.rest().filter(|segment| segment.iov_len > 0).count();
+        (segments > 0).then(|| Span { fd: event.fd(), action, start, end, segments })
     }
 
+    /// Of an event and those joined with it.
     fn of<C>(run: &IOEvent<C>) -> Option<Self> {
         let mut members = run.chain();
         let first = Self::of_one(members.next()?);
@@ -80,13 +73,8 @@ impl Span {
     /// Both in one operation, if `next` begins where this one ends.
     fn then(&self, next: &Span) -> Option<Span> {
         let adjacent = self.fd == next.fd && self.action == next.action && self.end == next.start;
-        let seam = usize::from(self.memory_end == next.memory);
-        adjacent.then(|| Span {
-            end: next.end,
-            memory_end: next.memory_end,
-            segments: self.segments + next.segments - seam,
-            ..*self
-        })
+        let segments = self.segments + next.segments;
+        adjacent.then_some(Span { end: next.end, segments, ..*self })
     }
 
     fn fits(&self, limit: u64) -> bool {
@@ -161,24 +149,22 @@ pub(crate) fn may_travel<C>(
     if flags & libc::O_APPEND != 0 && run.action() == Some(IOAction::Write) {
         return false;
     }
-    let aligned = |to: u64| {
-        run.chain().all(|event| {
-            let start = event.offset() + event.transferred();
-            let mut rest = event.rest();
-            start % to == 0
-                && rest.all(|part| (part.iov_base as u64 | part.iov_len as u64) % to == 0)
-        })
-    };
+    if flags & libc::O_DIRECT == 0 {
+        return true;
+    }
     // Together they could pass where one of them is to fail.
-    flags & libc::O_DIRECT == 0
-        || aligned(DIRECT_BOUNDARY)
-        || boundary().is_some_and(|to| to < DIRECT_BOUNDARY && aligned(to))
+    let to = boundary().unwrap_or(DIRECT_BOUNDARY);
+    run.chain().all(|event| {
+        let start = event.offset() + event.transferred();
+        let mut rest = event.rest();
+        start % to == 0 && rest.all(|part| (part.iov_base as u64 | part.iov_len as u64) % to == 0)
+    })
 }
 
 /// No entry.
 const NONE: u32 = u32::MAX;
 
-/// How many events with the fitting position are looked at before one stays alone.
+/// How many neighbours are tried that would exceed the limit, where many share one place.
 const MAX_CANDIDATES: usize = 8;
 
 /// The two ends of a span, under which an entry is found.
@@ -275,9 +261,10 @@ impl<C> Waiting<C> {
         }
         let mut run = None;
         while let Some(number) = self.leaving.pop_back() {
-            let event = self.entries[number as usize].event.take();
             self.free.push(number);
-            run = event.map(|event| tie(event, run.take()));
+            if let Some(event) = self.entries[number as usize].event.take() {
+                run = Some(tie(event, run));
+            }
         }
         run
     }
@@ -285,23 +272,21 @@ impl<C> Waiting<C> {
     /// An entry whose span has this end where `whole` has the other, and what both make.
     fn neighbour(&self, whole: &Span, end: usize) -> Option<(u32, Span)> {
         let at = if end == END { whole.start } else { whole.end };
-        let mut node = self.buckets[self.bucket(whole, at, end)];
-        for _ in 0..MAX_CANDIDATES {
-            if node == NONE {
-                break;
-            }
-            let entry = &self.entries[node as usize / 2];
-            let joined = entry.span.and_then(|span| match end {
+        let first = self.buckets[self.bucket(whole, at, end)];
+        let some = |node: u32| (node != NONE).then_some(node);
+        let nodes = std::iter::successors(some(first), |node| {
+            some(self.entries[*node as usize / 2].chains[*node as usize % 2].after)
+        });
+        let neighbours = nodes.filter_map(|node| {
+            let span = self.entries[node as usize / 2].span?;
+            let joined = match end {
                 _ if node as usize % 2 != end => None,
                 END => span.then(whole),
                 _ => whole.then(&span),
-            });
-            if let Some(joined) = joined.filter(|joined| joined.fits(self.limit)) {
-                return Some((node / 2, joined));
-            }
-            node = entry.chains[node as usize % 2].after;
-        }
-        None
+            };
+            Some((node / 2, joined?))
+        });
+        neighbours.take(MAX_CANDIDATES).find(|(_, joined)| joined.fits(self.limit))
     }
 
     fn insert(&mut self, event: IOEvent<C>, span: Option<Span>, before: u32) {
@@ -381,7 +366,8 @@ impl<C> Waiting<C> {
         let write = u64::from(span.action == IOAction::Write);
         let key = at.rotate_left(20) ^ (span.fd as u64) << 2 ^ write << 1 ^ end as u64;
         let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (hash >> 32) as usize & (self.buckets.len() - 1)
+        // The number of buckets is a power of two, and two at least.
+        (hash >> (u64::BITS - self.buckets.len().trailing_zeros())) as usize
     }
 
     /// Keeps at least as many buckets as there are ends, and indexes all anew where they grow.
@@ -419,7 +405,7 @@ impl<C> MergeBuffer<C> {
 
     /// What is gathered with the event, and whether it comes behind that.
     fn with(&self, event: &IOEvent<C>) -> Option<(Span, bool)> {
-        let new = Span::of_one(event)?;
+        let new = Span::of(event)?;
         let Some(span) = &self.span else {
             return self.events.is_empty().then_some((new, true));
         };
@@ -430,12 +416,8 @@ impl<C> MergeBuffer<C> {
         joined.fits(self.limit).then_some((joined, behind))
     }
 
-    /// Whether the event can be gathered: nothing is yet, or it is adjacent and there is room.
-    pub fn may_add_event(&self, event: &IOEvent<C>) -> bool {
-        self.events.is_empty() || self.with(event).is_some()
-    }
-
-    /// Gathers an event, for which [`MergeBuffer::may_add_event`] was true; any other comes back.
+    /// Gathers an event, or what [`MergeBuffer::flush`] returned. Where something was gathered that
+    /// it is not adjacent to, or there is no room for it, it comes back.
     pub fn push_event(&mut self, event: IOEvent<C>) -> Result<(), IOEvent<C>> {
         match self.with(&event) {
             Some((span, behind)) => {
@@ -462,7 +444,7 @@ impl<C> MergeBuffer<C> {
 
     /// How many events are gathered.
     pub fn len(&self) -> usize {
-        self.events.len()
+        self.events.iter().map(|event| event.chain().count()).sum()
     }
 
     /// Whether nothing is gathered.
@@ -522,19 +504,22 @@ impl<C, S: Submit<C>> MergeSubmitter<C, S> {
     }
 
     /// Gathers an event; what was gathered before is handed over where the event is no neighbour
-    /// of it. An event of another descriptor or action comes back with `EINVAL`; one before which
-    /// what was gathered could not be handed over, with the reason of that.
+    /// of it. An event of another descriptor or action, or one that cannot be submitted, comes back
+    /// with `EINVAL`; one before which what was gathered could not be handed over, with the reason
+    /// of that.
     pub fn add_event(&mut self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, io::Error)> {
-        if event.fd() != self.fd || event.action() != Some(self.action) {
+        let own = event.fd() == self.fd && event.action() == Some(self.action);
+        let ready = event.chain().all(|event| event.check_launch().is_ok() && event.has_callback());
+        if !own || !ready {
             return Err((event, io::Error::from_raw_os_error(libc::EINVAL)));
         }
-        if !self.buffer.may_add_event(&event) {
+        if let Err(event) = self.buffer.push_event(event) {
             if let Err(error) = self.flush() {
                 return Err((event, error));
             }
+            // Nothing is in its way any more.
+            let _ = self.buffer.push_event(event);
         }
-        let pushed = self.buffer.push_event(event);
-        pushed.map_err(|event| (event, io::Error::from_raw_os_error(libc::EINVAL)))?;
         if self.buffer.is_full() {
             // The event is among those that stay gathered where that fails.
             let _ = self.flush();

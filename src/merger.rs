@@ -1,6 +1,7 @@
 //! Mergers of a context: they gather events that the context has accepted already, and so hand them
 //! over whenever somebody might wait for those.
 
+use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -16,49 +17,63 @@ type Gathered<C> = Mutex<MergeBuffer<C>>;
 /// All mergers of a context.
 pub(crate) struct Mergers<C> {
     /// Locked before one of them, never after.
-    list: Mutex<Vec<Arc<Gathered<C>>>>,
+    list: Mutex<List<C>>,
     count: AtomicUsize,
-    /// Drains going on: meanwhile nothing is held back.
-    draining: AtomicUsize,
+    /// Callers who wait for what was accepted: meanwhile nothing is held back.
+    released: AtomicUsize,
+}
+
+struct List<C> {
+    /// By the address of each.
+    all: BTreeMap<usize, Arc<Gathered<C>>>,
+    /// The context is being freed.
+    closed: bool,
 }
 
 impl<C> Default for Mergers<C> {
     fn default() -> Self {
         Mergers {
-            list: Mutex::default(),
+            list: Mutex::new(List { all: BTreeMap::new(), closed: false }),
             count: AtomicUsize::new(0),
-            draining: AtomicUsize::new(0),
+            released: AtomicUsize::new(0),
         }
     }
 }
 
 impl<C: IOCallback> Mergers<C> {
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        self.count.load(SeqCst)
-    }
-
     /// Hands over what any of them gathered.
     pub(crate) fn flush(&self, context: &Shared<C>) {
-        if self.count() == 0 {
+        if self.count.load(SeqCst) == 0 {
             return;
         }
-        for gathered in lock(&self.list).iter() {
+        for gathered in lock(&self.list).all.values() {
             hand_over(&mut lock(gathered), context, here());
         }
     }
 
     /// Hands over what any of them gathered, and all that is added until the answer is dropped.
-    pub(crate) fn drain(&self, context: &Shared<C>) -> Draining<'_> {
-        self.draining.fetch_add(1, SeqCst);
+    pub(crate) fn release(&self, context: &Shared<C>) -> Released<'_> {
+        self.released.fetch_add(1, SeqCst);
         self.flush(context);
-        Draining(&self.draining)
+        Released(&self.released)
+    }
+
+    /// Lets no more be made; false, and changes nothing, while there are any.
+    pub(crate) fn close(&self) -> bool {
+        let mut list = lock(&self.list);
+        list.closed |= list.all.is_empty();
+        list.all.is_empty()
+    }
+
+    /// Takes `close` back.
+    pub(crate) fn open(&self) {
+        lock(&self.list).closed = false;
     }
 
     /// Lets go of all events without touching them, in a forked child.
     pub(crate) fn forget_events(&self) {
         let Ok(list) = self.list.try_lock() else { return };
-        for gathered in list.iter() {
+        for gathered in list.all.values() {
             if let Ok(mut gathered) = gathered.try_lock() {
                 std::mem::forget(std::mem::replace(&mut *gathered, MergeBuffer::new(0)));
             }
@@ -67,9 +82,9 @@ impl<C: IOCallback> Mergers<C> {
 }
 
 /// While it lives, mergers hold nothing back.
-pub(crate) struct Draining<'a>(&'a AtomicUsize);
+pub(crate) struct Released<'a>(&'a AtomicUsize);
 
-impl Drop for Draining<'_> {
+impl Drop for Released<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
     }
@@ -99,8 +114,11 @@ impl<C: IOCallback> Merger<C> {
         context.check_owner()?;
         let gathered = Arc::new(Mutex::new(MergeBuffer::new(limit)));
         let mut list = lock(&context.mergers.list);
-        list.push(gathered.clone());
-        context.mergers.count.store(list.len(), SeqCst);
+        if list.closed {
+            return Err(libc::ESHUTDOWN);
+        }
+        list.all.insert(address(&gathered), gathered.clone());
+        context.mergers.count.store(list.all.len(), SeqCst);
         drop(list);
         Ok(Merger { context, fd, action, gathered })
     }
@@ -121,7 +139,7 @@ impl<C: IOCallback> Merger<C> {
             return Err((event, errno));
         }
         loop {
-            // Counted in and gathered in one step: whoever drains finds both, or neither.
+            // Counted in and gathered in one step: whoever releases finds both, or neither.
             let mut gathered = lock(&self.gathered);
             let Err(refused) = context.count_in(&event, here) else {
                 self.gather(&mut gathered, event, here);
@@ -135,15 +153,13 @@ impl<C: IOCallback> Merger<C> {
     }
 
     fn gather(&self, gathered: &mut MergeBuffer<C>, event: IOEvent<C>, here: Here) {
-        let context = &*self.context;
-        if !gathered.may_add_event(&event) {
-            hand_over(gathered, context, here);
-        }
         if let Err(event) = gathered.push_event(event) {
-            context.hand_over(event, here, true);
+            hand_over(gathered, &self.context, here);
+            // Nothing is in its way any more.
+            let _ = gathered.push_event(event);
         }
-        if gathered.is_full() || context.mergers.draining.load(SeqCst) > 0 {
-            hand_over(gathered, context, here);
+        if gathered.is_full() || self.context.mergers.released.load(SeqCst) > 0 {
+            hand_over(gathered, &self.context, here);
         }
     }
 
@@ -165,11 +181,15 @@ impl<C: IOCallback> Merger<C> {
     }
 }
 
+fn address<C>(gathered: &Arc<Gathered<C>>) -> usize {
+    Arc::as_ptr(gathered) as usize
+}
+
 impl<C: IOCallback> Drop for Merger<C> {
     fn drop(&mut self) {
         hand_over(&mut lock(&self.gathered), &self.context, here());
         let mut list = lock(&self.context.mergers.list);
-        list.retain(|other| !Arc::ptr_eq(other, &self.gathered));
-        self.context.mergers.count.store(list.len(), SeqCst);
+        list.all.remove(&address(&self.gathered));
+        self.context.mergers.count.store(list.all.len(), SeqCst);
     }
 }

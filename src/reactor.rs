@@ -51,6 +51,8 @@ pub(crate) struct Core<C> {
 struct Slot<C> {
     event: Option<IOEvent<C>>,
     attempt: Attempt,
+    /// The events do not travel together any more, but one after the other.
+    apart: bool,
     /// Where the bytes of joined events lie.
     segments: Vec<libc::iovec>,
 }
@@ -96,7 +98,12 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         lanes: Option<Lanes<C, Q>>,
         delivery: Delivery<C>,
     ) -> Self {
-        let slot = |_| Slot { event: None, attempt: Attempt::default(), segments: Vec::new() };
+        let slot = |_| Slot {
+            event: None,
+            attempt: Attempt::default(),
+            apart: false,
+            segments: Vec::new(),
+        };
         Reactor {
             interface,
             slots: (0..depth).map(slot).collect(),
@@ -209,6 +216,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let slot = &mut self.slots[number as usize];
         slot.event = Some(run);
         slot.attempt = Attempt::default();
+        slot.apart = false;
         // What waits to be issued comes first.
         if !self.issue.is_empty() || !self.issue_one(number) {
             self.issue.push_back(number);
@@ -229,7 +237,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn issue_one(&mut self, number: u32) -> bool {
         let slot = &mut self.slots[number as usize];
         let Some(event) = &slot.event else { unreachable!("issued without an event") };
-        let op = match event.is_joined() {
+        let op = match event.is_joined() && !slot.apart {
             true => merge::operation(event, &mut slot.segments),
             false => event.next_op(),
         };
@@ -247,19 +255,24 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     }
 
     /// Completes the event of a slot, and all that travel with it: an error is everybody's, and
-    /// behind the end of a file there is nothing.
+    /// without one each has what it moved. Where they go one after the other, the next has its turn.
     fn complete(&mut self, number: u32, result: i64) {
-        self.free.push(number);
-        let mut next = self.slots[number as usize].event.take();
-        let mut result_of_next = result;
+        let slot = &mut self.slots[number as usize];
+        let mut next = slot.event.take();
         while let Some(event) = next {
             next = merge::untie(&event);
             self.followers -= usize::from(next.is_some());
             self.counters.failed += u64::from(result < 0);
-            event.complete(result_of_next);
+            event.complete(if result < 0 { result } else { event.transferred() as i64 });
             self.ready.push_back(event);
-            result_of_next = result.min(0);
+            if slot.apart && next.is_some() {
+                slot.event = next;
+                slot.attempt = Attempt::default();
+                self.issue.push_back(number);
+                return;
+            }
         }
+        self.free.push(number);
     }
 
     /// Operations that the kernel holds.
@@ -347,11 +360,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
                 Verdict::Again => self.issue.push_back(number),
                 Verdict::Complete(result) => self.complete(number, result),
                 Verdict::Apart => {
-                    let first = self.slots[number as usize].event.as_ref();
-                    if let Some(rest) = first.and_then(merge::untie) {
-                        self.followers -= rest.chain().count();
-                        self.waiting.push_apart(rest);
-                    }
+                    // Not all at once: the block layer might join them again.
+                    self.slots[number as usize].apart = true;
                     self.issue.push_back(number);
                 }
             }
@@ -360,9 +370,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     }
 
     fn judge(&mut self, number: u32, result: i64) -> Verdict {
-        let Slot { event, attempt, .. } = &mut self.slots[number as usize];
+        let Slot { event, attempt, apart, .. } = &mut self.slots[number as usize];
         let Some(event) = event else { unreachable!("done without an event") };
-        if !event.is_joined() {
+        if *apart || !event.is_joined() {
             return attempt.judge(event, result, &mut self.counters);
         }
         let fd = event.fd();

@@ -362,6 +362,7 @@ fn change_mergers(context: &Arc<Shared<Check>>) {
         (0 | 1, ..4) => {
             let (file, limit) = (any(3), 1 + any(REGION * 2));
             let action = if any(2) == 0 { IOAction::Read } else { IOAction::Write };
+            with_world(|world| world.limit = world.limit.max(limit as u64));
             let merger = Merger::new(context.clone(), descriptor(0, file), action, limit);
             mergers.push((file, action, Rc::new(merger.expect("a merger"))));
         }
@@ -409,10 +410,12 @@ fn run_history(seed: u64) -> (u64, u64) {
             })
             .collect();
         let limits = [0, 1, REGION as u32 / 8, REGION as u32, REGION as u32 * 4];
+        let merge_limit = limits[world.random.usize(..limits.len())];
+        world.limit = merge_limit.into();
         Config {
             depth: world.random.u32(1..12),
             queue_size: world.random.u32(1..24),
-            merge_limit: limits[world.random.usize(..limits.len())],
+            merge_limit,
             polled: true,
             ..Config::default()
         }
@@ -605,6 +608,7 @@ impl Case {
             let (bad, capacity, flags) = (self.bad, self.capacity, self.flags);
             world.files = vec![File { data, capacity, bad, flags }];
             world.flights.clear();
+            world.limit = limit as u64;
             world.trouble = Trouble { short: 80, delay: 40, ..Trouble::default() };
             world.in_pool = 0;
         });

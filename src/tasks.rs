@@ -374,19 +374,22 @@ impl<C> IOEvent<C> {
         }
     }
 
+    /// Whether [`IOEvent::launch`] would take it now, and its result so far.
+    pub(crate) fn check_launch(&self) -> Result<i64, Unfit> {
+        self.fit()?;
+        let Setup { action, len, .. } = self.inner().setup;
+        let result = self.result();
+        match result >= 0 && (!action.is_transfer() || result as u64 == len) {
+            true => Err(Unfit::Whole),
+            false => Ok(result),
+        }
+    }
+
     /// Takes the event from its caller for one run, whoever else tries at the same time. One that
     /// completed short or with an error goes on where it stopped; a whole one is refused.
     pub(crate) fn launch(&self) -> Result<(), Unfit> {
         let inner = self.inner();
-        self.fit()?;
-        let result = inner.result.load(Acquire);
-        let whole = match inner.setup.action.is_transfer() {
-            true => result >= 0 && result as u64 == inner.setup.len,
-            false => result >= 0,
-        };
-        if whole {
-            return Err(Unfit::Whole);
-        }
+        let result = self.check_launch()?;
         let swapped = inner.state.compare_exchange(OWNED, IN_FLIGHT, Acquire, Relaxed);
         swapped.map_err(|_| Unfit::InFlight)?;
         // SAFETY: the event was just taken from its caller; the engine alone touches the progress.

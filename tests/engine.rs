@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{channel, Sender};
 use std::sync::Arc;
@@ -402,20 +401,58 @@ fn joined_events_that_are_refused_come_back_together() {
     assert_eq!(context.stats().operations, 2);
 }
 
-/// A long chain is dropped one by one, not each inside the one before.
 #[test]
-fn joined_events_that_nobody_takes_are_dropped() {
+fn a_merge_buffer_holds_as_many_as_the_kernel_takes() {
     let file = temp_file();
     let mut gathered = MergeBuffer::<ClosureCb>::new(1 << 20);
-    let mut bytes = Buffer::aligned(1 << 18).unwrap();
-    for at in 0..1 << 18 {
-        // SAFETY: a part of a buffer that outlives the events.
-        let part = unsafe { Buffer::from_raw(NonNull::from(&mut bytes[at]), 1) };
-        let event = IOEvent::new(file.as_raw_fd(), part, IOAction::Write, at as u64);
-        assert!(gathered.may_add_event(&event));
-        assert!(gathered.push_event(event).is_ok());
+    let event = |at| IOEvent::new(file.as_raw_fd(), filled(1, 0), IOAction::Write, at);
+    for at in 0..1024 {
+        assert!(!gathered.is_full());
+        gathered.push_event(event(at)).unwrap();
     }
-    assert_eq!(gathered.len(), 1 << 18);
+    assert!(gathered.is_full());
+    assert!(gathered.push_event(event(1024)).is_err());
+    assert_eq!(gathered.len(), 1024);
+    // Nobody takes them.
     drop(gathered.flush());
     assert!(gathered.is_empty());
+}
+
+/// What was joined may be joined further, with what is adjacent to the whole of it.
+#[test]
+fn joined_events_count_whole_where_they_are_gathered_again() {
+    let file = temp_file();
+    let (to, reports) = channel();
+    let context = IOContext::with_config(Config::default(), &IOWorkers::new(1)).unwrap();
+    let mut first = MergeBuffer::new(4096);
+    first.push_event(reporting(&file, 0, &to)).unwrap();
+    first.push_event(reporting(&file, 1, &to)).unwrap();
+    let mut second = MergeBuffer::new(4096);
+    second.push_event(first.flush().unwrap()).unwrap();
+    let overlapping = second.push_event(reporting(&file, 1, &to)).unwrap_err();
+    assert_eq!(overlapping.offset(), 512);
+    second.push_event(reporting(&file, 2, &to)).unwrap();
+    assert_eq!(second.len(), 3);
+    assert!(context.submit(second.flush().unwrap()).is_ok());
+    all_written(&file, &reports, 3);
+    assert_eq!(context.stats().operations, 1);
+}
+
+#[test]
+fn a_merge_submitter_refuses_what_cannot_be_submitted() {
+    let file = temp_file();
+    let (to, reports) = channel();
+    let context = IOContext::with_config(Config::default(), &IOWorkers::new(1)).unwrap();
+    let mut submitter = MergeSubmitter::new(file.as_raw_fd(), &context, 4096, IOAction::Write);
+    submitter.add_event(reporting(&file, 0, &to)).unwrap();
+    let bare = IOEvent::new(file.as_raw_fd(), filled(512, 1), IOAction::Write, 512);
+    let (bare, error) = submitter.add_event(bare).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "it has no callback");
+    let mut joined = MergeBuffer::new(4096);
+    joined.push_event(reporting(&file, 1, &to)).unwrap();
+    joined.push_event(IOEvent::new(bare.fd(), filled(512, 2), IOAction::Write, 1024)).unwrap();
+    let (_, error) = context.submit(joined.flush().unwrap()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "one of them has none");
+    submitter.flush().unwrap();
+    all_written(&file, &reports, 1);
 }

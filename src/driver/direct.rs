@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 
 use crate::tasks::{IOAction, Memory, Op};
 
-/// A boundary that every block device accepts direct I/O at.
+/// A boundary that block devices accept direct I/O at, but for those with blocks above a page.
 pub(crate) const DIRECT_BOUNDARY: u64 = 4096;
 
 /// Runs the operation on a thread of the program's and returns what the system call did: bytes, or
@@ -85,7 +85,9 @@ pub(crate) fn direct_boundary(fd: RawFd) -> Option<u64> {
     unsafe {
         let mut answer: libc::statx = std::mem::zeroed();
         let mask = libc::STATX_DIOALIGN;
-        let known = libc::statx(fd, c"".as_ptr(), libc::AT_EMPTY_PATH, mask, &mut answer) == 0
+        // No server is asked.
+        let how = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+        let known = libc::statx(fd, c"".as_ptr(), how, mask, &mut answer) == 0
             && answer.stx_mask & mask != 0
             && answer.stx_dio_offset_align > 0;
         let boundary = answer.stx_dio_offset_align.max(answer.stx_dio_mem_align);

@@ -96,6 +96,8 @@ pub(crate) struct World {
     pub flights: BTreeMap<u32, Flight>,
     /// Events that travelled behind another.
     pub merged: u64,
+    /// What an operation of several events may span.
+    pub limit: u64,
     pub trouble: Trouble,
     /// The kernel interface broke; what it still did may be told with an error.
     pub broken: bool,
@@ -157,6 +159,7 @@ impl World {
                 (at, len, offset) = (at + part, len - part, offset + part as u64);
             }
         }
+        assert!(members.len() < 2 || op.len <= self.limit, "beyond {}: {op:?}", self.limit);
         for (number, id) in members.iter().enumerate() {
             let flight = self.flight(*id);
             flight.operations += 1;

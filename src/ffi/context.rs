@@ -29,7 +29,7 @@ pub struct ioe_workers {
 pub enum ioe_flag {
     /// No driver thread and no callback thread. The first thread that submits or polls owns the
     /// context; any other gets `-EPERM` from everything but info, stats and, once the owner has
-    /// ended, `ioe_context_free`. Callbacks run inside `ioe_poll`, and inside `ioe_drain`,
+    /// ended, `ioe_context_free` and `ioe_merger_free`. Callbacks run inside `ioe_poll`, and inside `ioe_drain`,
     /// `ioe_submit_wait` and `ioe_context_free`, which poll by themselves.
     IOE_POLLED = 1,
     /// A kernel thread takes submissions (IORING_SETUP_SQPOLL of io_uring_setup(2)): fewer system
@@ -133,7 +133,8 @@ pub struct ioe_stats {
     pub operations: u64,
     /// System calls made for them, wake-ups included.
     pub system_calls: u64,
-    /// Events that travelled in another's operation.
+    /// Events that travelled in another's operation: one less than there were in it, also where
+    /// they were asked for again, one by one.
     pub merged: u64,
     /// Operations issued for the rest of a short one.
     pub continued: u64,
@@ -444,12 +445,12 @@ pub unsafe extern "C" fn ioe_drain(ctx: *mut ioe_context, timeout_ms: i64) -> c_
 ///
 /// In a forked child it closes the child's descriptors and frees what memory no other thread can
 /// have been changing at the fork, without a lock, touching nothing of the parent's; events in
-/// flight there stay as they are.
+/// flight there stay as they are, and so does the memory of a context that has mergers.
 ///
 /// Returns 0, or, having done nothing:
+/// - `-EBUSY`: a merger of the context was not freed.
 /// - `-EDEADLK`: called inside a callback of this context, or on callback threads it shares.
 /// - `-EPERM`: not the owner of a polled context whose owner lives.
-/// - `-EBUSY`: a merger of the context was not freed.
 /// - `-EINVAL`: `ctx` is NULL.
 ///
 /// # Safety
@@ -465,9 +466,9 @@ pub unsafe extern "C" fn ioe_context_free(ctx: *mut ioe_context) -> c_int {
             shared.abandon_in_child();
             return 0;
         }
-        let ended = match shared.mergers.count() {
-            0 => shared.shut_down(),
-            _ => Err(libc::EBUSY),
+        let ended = match shared.mergers.close() {
+            true => shared.shut_down().inspect_err(|_| shared.mergers.open()),
+            false => Err(libc::EBUSY),
         };
         if let Err(errno) = ended {
             std::mem::forget(shared);

@@ -27,8 +27,9 @@ unsafe fn merger<'a>(merger: *mut ioe_merger) -> Result<&'a Merger<CCallback>, i
 }
 
 /// Makes a merger for events of one descriptor and one action, `IOE_READ` or `IOE_WRITE`, that joins
-/// up to `limit` bytes; more than 1 GiB counts as 1 GiB. It needs no `merge_limit` in the context.
-/// `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any thread; with
+/// up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It needs no
+/// `merge_limit` in the context; where there is one, what a merger hands over may be joined further
+/// up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any thread; with
 /// `IOE_POLLED` the owner's, as all calls of a merger.
 ///
 /// An operation of several events works on their own memory: nothing is copied. Each event has its
@@ -44,6 +45,7 @@ unsafe fn merger<'a>(merger: *mut ioe_merger) -> Result<&'a Merger<CCallback>, i
 /// Returns 0, or:
 /// - `-EINVAL`: `ctx` or `out` is NULL, `action` is another one, or `limit` is 0.
 /// - `-EPERM`: not the owner of a polled context.
+/// - `-ESHUTDOWN`: the context is being freed.
 /// - `-EOWNERDEAD`: in a forked child.
 ///
 /// # Safety
@@ -79,14 +81,14 @@ pub unsafe extern "C" fn ioe_merger_new(
 /// Hands an event in, as `ioe_submit` does, and gathers it with its neighbours. One that is not
 /// adjacent to what was gathered, at either end, or would exceed the limit, flushes that first;
 /// reaching the limit flushes at once. Everything gathered in a context is also flushed by
-/// `ioe_drain`, by `ioe_poll` with a `min` above 0, and by whoever finds the queue full.
+/// `ioe_drain`, by `ioe_poll` with a `min` above 0, and by whoever finds the queue full; without any
+/// of these, an event stays gathered, and its callback does not come, until `ioe_merger_flush`.
 ///
 /// Returns 0, or, leaving the event yours, as it was:
 /// - `-EINVAL`: a pointer is NULL; the event has another descriptor or action than the merger, was
 ///   never prepared, has no callback, or is whole and was not prepared again.
 /// - `-EBUSY`: the event is in flight.
 /// - `-EPERM`: not the owner of a polled context.
-/// - `-ESHUTDOWN`: the context is being freed.
 /// - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
 /// - `-EOWNERDEAD`: in a forked child.
 ///

@@ -91,8 +91,8 @@ pub unsafe extern "C" fn ioe_try_submit(ctx: *mut ioe_context, event: *mut ioe_e
 }
 
 /// Hands `n` events in, in order, waiting as `ioe_submit` does, up to the first that is refused.
-/// With `merge_limit`, neighbours among them are joined, whatever their order: they reach the
-/// reactor together, but for those that had to wait for room.
+/// With `merge_limit`, they reach the reactor together, but for those that had to wait for room, and
+/// neighbours among them are joined, whatever their order.
 ///
 /// Returns how many were accepted (at most INT_MAX are looked at); the others are yours, as they
 /// were. Where there are events and none was accepted:
