@@ -1,7 +1,8 @@
 /*
  * The plain system calls that the library makes for files, on threads of the pool or the caller's
  * own. The functions below stand in front of those of the C library: they count the calls, note the
- * thread, and let a pipe be read, which the kernel refuses at an offset.
+ * thread, let a pipe be read, which the kernel refuses at an offset, and ask the program, which may
+ * shorten a transfer or answer it with an errno.
  */
 #ifndef IOE_C_TESTS_PLAIN_H
 #define IOE_C_TESTS_PLAIN_H
@@ -38,41 +39,110 @@ static inline bool is_pipe(int fd)
     return fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode);
 }
 
+/* A transfer as it was asked for. */
+typedef struct plain_transfer {
+    int action;
+    bool vectored;
+    bool at_once; /* what may not wait: an errno only sends it to those that may */
+    int fd;
+    uint64_t offset;
+    size_t len;
+} plain_transfer;
+
+/* Where the program sets it, it says how many of the bytes the kernel is to be asked for, or answers
+ * with a negated errno. On whichever thread makes the call. */
+static ssize_t (*allow_plain_transfer)(const plain_transfer *t);
+
+static inline size_t bytes_of(const struct iovec *iov, int count)
+{
+    size_t len = 0;
+    for (int i = 0; i < count; i++)
+        len += iov[i].iov_len;
+    return len;
+}
+
+/* The segments up to a length; the value is how many. */
+static inline int cut_segments(struct iovec *cut, const struct iovec *iov, int count, size_t len)
+{
+    int kept = 0;
+    for (; kept < count; kept++) {
+        cut[kept] = iov[kept];
+        if (cut[kept].iov_len > len)
+            cut[kept].iov_len = len;
+        len -= cut[kept].iov_len;
+    }
+    return kept;
+}
+
+/* Asks the program, then the kernel. */
+static inline ssize_t transfer(long number, const plain_transfer *t, const struct iovec *iov,
+                               int count, int flags)
+{
+    struct iovec cut[1024];
+    ssize_t allowed = (ssize_t)t->len;
+    if (!t->at_once)
+        note_plain_call(t->action);
+    if (allow_plain_transfer != NULL)
+        allowed = allow_plain_transfer(t);
+    if (allowed < 0) {
+        errno = (int)-allowed;
+        return -1;
+    }
+    if (!t->vectored)
+        return syscall(number, t->fd, iov->iov_base, (size_t)allowed, t->offset);
+    if ((size_t)allowed < t->len && count <= (int)COUNT_OF(cut)) {
+        count = cut_segments(cut, iov, count, (size_t)allowed);
+        iov = cut;
+    }
+    ssize_t result = syscall(number, t->fd, iov, count, t->offset, 0L, flags);
+    if (t->at_once && result >= 0)
+        note_plain_call(t->action);
+    return result;
+}
+
 ssize_t pread(int fd, void *buf, size_t len, off_t offset)
 {
-    note_plain_call(IOE_READ);
-    return is_pipe(fd) ? read(fd, buf, len) : syscall(SYS_pread64, fd, buf, len, offset);
+    const struct iovec iov = {buf, len};
+    const plain_transfer t = {IOE_READ, false, false, fd, (uint64_t)offset, len};
+    if (is_pipe(fd)) {
+        note_plain_call(IOE_READ);
+        return read(fd, buf, len);
+    }
+    return transfer(SYS_pread64, &t, &iov, 1, 0);
 }
 
 ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offset)
 {
-    note_plain_call(IOE_READ);
-    return is_pipe(fd) ? readv(fd, iov, count) : syscall(SYS_preadv, fd, iov, count, offset, 0L);
+    const plain_transfer t = {IOE_READ, true, false, fd, (uint64_t)offset, bytes_of(iov, count)};
+    if (is_pipe(fd)) {
+        note_plain_call(IOE_READ);
+        return readv(fd, iov, count);
+    }
+    return transfer(SYS_preadv, &t, iov, count, 0);
 }
 
 /* Asked for what needs no waiting, a pipe is left to the others. */
 ssize_t preadv2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
 {
-    ssize_t result = -1;
-    if (is_pipe(fd))
+    const plain_transfer t = {IOE_READ, true, true, fd, (uint64_t)offset, bytes_of(iov, count)};
+    if (is_pipe(fd)) {
         errno = EAGAIN;
-    else
-        result = syscall(SYS_preadv2, fd, iov, count, offset, 0L, flags);
-    if (result >= 0)
-        note_plain_call(IOE_READ);
-    return result;
+        return -1;
+    }
+    return transfer(SYS_preadv2, &t, iov, count, flags);
 }
 
 ssize_t pwrite(int fd, const void *buf, size_t len, off_t offset)
 {
-    note_plain_call(IOE_WRITE);
-    return syscall(SYS_pwrite64, fd, buf, len, offset);
+    const struct iovec iov = {(void *)(uintptr_t)buf, len};
+    const plain_transfer t = {IOE_WRITE, false, false, fd, (uint64_t)offset, len};
+    return transfer(SYS_pwrite64, &t, &iov, 1, 0);
 }
 
 ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t offset)
 {
-    note_plain_call(IOE_WRITE);
-    return syscall(SYS_pwritev, fd, iov, count, offset, 0L);
+    const plain_transfer t = {IOE_WRITE, true, false, fd, (uint64_t)offset, bytes_of(iov, count)};
+    return transfer(SYS_pwritev, &t, iov, count, 0);
 }
 
 int fsync(int fd)
