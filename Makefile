@@ -108,9 +108,11 @@ check-c: $(DRIVERS:%=check-c-%) check-c-choice ## the C and C++ tests and the ex
 $(DRIVERS:%=check-c-%): check-c-%: $(C_TESTS) $(EXAMPLES) target/bench/allocs tools-c
 	IOE_DRIVER=$* IOE_TEST_SCALE=$(SCALE_$*) \
 	  $(PROVE) $(call each_driver,target/c_tests) target/bench/allocs examples_c/check.sh
+	IOE_DRIVER=$* IOE_TEST_SCALE=$(SCALE_$*) IOE_TEST_MERGE=65536 $(PROVE) target/c_tests/t_transfers
 
 check-c-choice: $(C_TESTS) tools-c
 	$(PROVE) $(call one_run,target/c_tests)
+	IOE_TEST_MERGE=65536 $(PROVE) target/c_tests/t_differential
 
 target/c_tests/%: c_tests/%.c $(wildcard c_tests/*.h) $(HEADER) $(SHARED) | tools-c
 	@mkdir -p $(@D)

@@ -21,8 +21,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* It does not know of C++ by itself. */
@@ -188,7 +190,15 @@ static inline ioe_context *new_context_from(const ioe_config *cfg)
     return ctx;
 }
 
-static inline ioe_context *new_context(const delivery *how, uint32_t depth, uint32_t queue_size)
+/* What IOE_TEST_MERGE asks for: bytes that one merged operation may span, 0 where it is not set. */
+static inline uint32_t usual_merge_limit(void)
+{
+    const char *text = getenv("IOE_TEST_MERGE");
+    return text != NULL ? (uint32_t)strtoul(text, NULL, 10) : 0;
+}
+
+static inline ioe_context *new_merging_context(const delivery *how, uint32_t depth,
+                                               uint32_t queue_size, uint32_t merge_limit)
 {
     ioe_config cfg;
     if (how->flags & (IOE_SQPOLL | IOE_IOPOLL))
@@ -197,8 +207,14 @@ static inline ioe_context *new_context(const delivery *how, uint32_t depth, uint
     cfg.depth = depth;
     cfg.queue_size = queue_size;
     cfg.workers = how->workers;
+    cfg.merge_limit = merge_limit;
     cfg.flags = how->flags;
     return new_context_from(&cfg);
+}
+
+static inline ioe_context *new_context(const delivery *how, uint32_t depth, uint32_t queue_size)
+{
+    return new_merging_context(how, depth, queue_size, usual_merge_limit());
 }
 
 /* The same with callback threads that are shared. */
@@ -483,6 +499,18 @@ static inline int temp_file(place where)
     return fd;
 }
 
+/* Sets RLIMIT_FSIZE and gives what it was. The limit is the process's: nothing else may write files
+ * meanwhile, stdout among them. */
+static inline rlim_t set_file_size_limit(rlim_t value)
+{
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = value;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    return before;
+}
+
 /* The same file once more, with other flags; -1 and errno as from open(2). */
 static inline int open_again(int fd, int flags)
 {
@@ -532,6 +560,19 @@ static inline uint64_t next_random(uint64_t *state)
     z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
     z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
     return z ^ (z >> 31);
+}
+
+/* IOE_TEST_SEED, else another one each time. It is printed where prove shows it, also if the program
+ * does not come to its end. */
+static inline uint64_t choose_seed(void)
+{
+    const char *text = getenv("IOE_TEST_SEED");
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t seed = text != NULL ? strtoull(text, NULL, 10)
+                                 : (uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 20;
+    fprintf(stderr, "# IOE_TEST_SEED=%llu\n", (unsigned long long)seed);
+    return seed;
 }
 
 /* ---- children: they report by their exit status and a line of comment, cmocka is the parent's ---- */

@@ -65,6 +65,7 @@ static inline ioe_context *new_context_in(const way *w, uint32_t depth, uint32_t
     cfg.depth = depth;
     cfg.queue_size = queue_size;
     cfg.workers = w->how->workers;
+    cfg.merge_limit = usual_merge_limit();
     cfg.flags = w->how->flags;
     assert_int_equal(ioe_context_new(&cfg, &ctx), 0);
     assert_int_equal(get_info(ctx).driver, w->driver);

@@ -14,7 +14,6 @@
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "drivers.h"
 
@@ -874,16 +873,6 @@ static void in_memory(void **state)
     run_histories(*state, IN_MEMORY);
 }
 
-static uint64_t choose_seed(void)
-{
-    const char *text = getenv("IOE_TEST_SEED");
-    struct timespec now;
-    if (text != NULL)
-        return strtoull(text, NULL, 10);
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 20;
-}
-
 int main(void)
 {
     const struct CMUnitTest on_disk_alone[] = {for_each_way(on_disk)};
@@ -891,7 +880,5 @@ int main(void)
     const char *text = getenv("IOE_TEST_ROUNDS");
     rounds = text != NULL ? strtoul(text, NULL, 10) : 1;
     first_seed = choose_seed();
-    /* Where prove shows it, also if the program does not come to its end. */
-    fprintf(stderr, "# IOE_TEST_SEED=%" PRIu64 "\n", first_seed);
     return text != NULL ? RUN_TESTS(on_disk_alone) : RUN_TESTS(both);
 }

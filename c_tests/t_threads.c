@@ -8,7 +8,6 @@
 #include "common.h"
 
 #include <stdatomic.h>
-#include <time.h>
 
 enum { THREADS = 8, SLOTS = 16, SLOT_SIZE = 4096, MAX_BATCH = 6, MAX_CONTEXTS = 3 };
 
@@ -173,15 +172,6 @@ static void *play(void *arg)
     return NULL;
 }
 
-static uint64_t choose_seed(void)
-{
-    struct timespec now;
-    const char *given = getenv("IOE_TEST_SEED");
-    assert_int_equal(clock_gettime(CLOCK_REALTIME, &now), 0);
-    return given != NULL ? strtoull(given, NULL, 0)
-                         : (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 /* Frees the contexts. */
 static void run_players(ioe_context *const *contexts, unsigned context_count, unsigned players,
                         unsigned long moves, bool polls)
@@ -195,7 +185,6 @@ static void run_players(ioe_context *const *contexts, unsigned context_count, un
     uint64_t waited = 0;
     uint64_t counted = 0;
     assert_non_null(all);
-    printf("# IOE_TEST_SEED=%llu\n", (unsigned long long)seed);
     assert_int_equal(ftruncate(fd, (off_t)players * SLOTS * SLOT_SIZE), 0);
     for (unsigned t = 0; t < players; t++) {
         player *p = &all[t];

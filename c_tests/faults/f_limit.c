@@ -3,7 +3,6 @@
  * allows, and the signal SIGXFSZ never reaches the program.
  */
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "../drivers.h"
@@ -16,17 +15,6 @@ static void count_signal(int number)
 {
     (void)number;
     signals++;
-}
-
-/* The limit is the process's: nothing else may write files meanwhile, stdout among them. */
-static rlim_t set_limit(rlim_t value)
-{
-    struct rlimit before, limit;
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
-    limit = before;
-    limit.rlim_cur = value;
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
-    return before.rlim_cur;
 }
 
 typedef struct attempt {
@@ -64,9 +52,9 @@ static outcome try(ioe_context *ctx, const way *w, const attempt *a, int fd, uin
                            : ioe_prep_write(e, fd, buf, LEN, a->offset);
     assert_int_equal(rc, 0);
     signals = 0;
-    rlim_t before = set_limit(LIMIT);
+    rlim_t before = set_file_size_limit(LIMIT);
     o.result = waiting ? ioe_submit_wait(ctx, e) : run_event(ctx, w->how, e);
-    set_limit(before);
+    set_file_size_limit(before);
     o.transferred = ioe_event_transferred(e);
     o.signals = signals;
     assert_int_equal(ioe_event_free(e), 0);
