@@ -131,7 +131,7 @@ check-blocked-quick: $(BLOCKED_PROGRAMS) $(QUICK_TESTS) tools-c
 check-faults: check-blocked $(FAULTS) target/c_tests/t_differential tools-faults ## faults of files and devices: needs root, FUSE, loop devices
 	c_tests/faults/faults.sh target/faults target/c_tests/t_differential
 
-target/faults/%: c_tests/faults/%.c $(wildcard c_tests/*.h) $(HEADER) $(SHARED) | tools-c
+target/faults/%: c_tests/faults/%.c $(wildcard c_tests/*.h c_tests/faults/*.h) $(HEADER) $(SHARED) | tools-c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $(LINK) -lcmocka
 

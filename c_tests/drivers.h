@@ -52,8 +52,18 @@ static inline void leave_out(const char *what, const char *why)
     skip();
 }
 
+/* What the environment variable says; the test is left out where there is none. */
+static inline const char *setting(const char *name)
+{
+    const char *text = getenv(name);
+    if (text == NULL)
+        leave_out(name, "it is not set");
+    return text;
+}
+
 /* A context with the driver of the way; the test is left out where ioe_probe refuses that one. */
-static inline ioe_context *new_context_in(const way *w, uint32_t depth, uint32_t queue_size)
+static inline ioe_context *new_merging_context_in(const way *w, uint32_t depth, uint32_t queue_size,
+                                                  uint32_t merge_limit)
 {
     ioe_context *ctx = NULL;
     ioe_config cfg;
@@ -65,11 +75,17 @@ static inline ioe_context *new_context_in(const way *w, uint32_t depth, uint32_t
     cfg.depth = depth;
     cfg.queue_size = queue_size;
     cfg.workers = w->how->workers;
-    cfg.merge_limit = usual_merge_limit();
+    cfg.merge_limit = merge_limit;
     cfg.flags = w->how->flags;
     assert_int_equal(ioe_context_new(&cfg, &ctx), 0);
     assert_int_equal(get_info(ctx).driver, w->driver);
+    assert_int_equal(get_info(ctx).merge_limit, merge_limit);
     return ctx;
+}
+
+static inline ioe_context *new_context_in(const way *w, uint32_t depth, uint32_t queue_size)
+{
+    return new_merging_context_in(w, depth, queue_size, usual_merge_limit());
 }
 
 #endif

@@ -10,14 +10,6 @@
 
 enum { LEN = 65536, DEPTH = 64, MANY = 128 };
 
-static const char *setting(const char *name)
-{
-    const char *text = getenv(name);
-    if (text == NULL)
-        leave_out("a device with errors", "IOE_TEST_DEVICE is not set");
-    return text;
-}
-
 static void set_bad(const char *which, bool bad)
 {
     const char *path = setting(which);
