@@ -5,12 +5,15 @@
  *     short…      one transfer moves at most 1000 bytes
  *     random…     one transfer moves 1 byte to all, told by its place and length
  *     broken-N…   the byte at N can be neither read nor written: EIO
+ *     bad-N…      the sector of 512 bytes at N can be neither read nor written: all of a request that
+ *                 touches it fails with EIO
  *     stuck…      a read stays until a file of the name with ".go" behind it is created; after a
  *                 minute it fails with EIO, as no signal ends a program that waits in the kernel
  *
  *     shortfs [options of FUSE] BACKING MOUNTPOINT
  *
- * No page cache stands in between (direct_io), and no request is larger than REQUEST_MAX.
+ * No page cache stands in between (direct_io), except for a bad sector, and no request is larger than
+ * REQUEST_MAX.
  */
 #define FUSE_USE_VERSION 31
 #include <errno.h>
@@ -26,12 +29,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SHORT_MAX = 1000, REQUEST_MAX = 65536, IN_FLIGHT_MAX = 512, STUCK_MAX_S = 60 };
+enum { SECTOR = 512, SHORT_MAX = 1000, REQUEST_MAX = 65536, IN_FLIGHT_MAX = 512, STUCK_MAX_S = 60 };
 
 typedef struct nuisance {
     int fd;
     bool is_short, is_random, is_stuck;
-    int64_t broken_at; /* -1: nowhere */
+    int64_t broken_at, bad_at; /* -1: nowhere */
     char gate[256];    /* the file that lets a stuck read go */
 } nuisance;
 
@@ -67,9 +70,10 @@ static int open_file(const char *path, int flags, mode_t mode, struct fuse_file_
     n->is_random = strncmp(name, "random", 6) == 0;
     n->is_stuck = strncmp(name, "stuck", 5) == 0;
     n->broken_at = strncmp(name, "broken-", 7) == 0 ? strtoll(name + 7, NULL, 10) : -1;
+    n->bad_at = strncmp(name, "bad-", 4) == 0 ? strtoll(name + 4, NULL, 10) : -1;
     snprintf(n->gate, sizeof n->gate, "%s.go", name);
     info->fh = (uintptr_t)n;
-    info->direct_io = 1;
+    info->direct_io = n->bad_at < 0;
     pthread_mutex_lock(&mutex);
     pthread_cond_broadcast(&created);
     pthread_mutex_unlock(&mutex);
@@ -99,6 +103,8 @@ static int short_release(const char *path, struct fuse_file_info *info)
 static int64_t allowed(const nuisance *n, uint64_t size, int64_t offset)
 {
     if (n->broken_at >= 0 && offset >= n->broken_at)
+        return -EIO;
+    if (n->bad_at >= 0 && offset < n->bad_at + SECTOR && n->bad_at < offset + (int64_t)size)
         return -EIO;
     if (n->broken_at >= 0 && (uint64_t)(n->broken_at - offset) < size)
         size = (uint64_t)(n->broken_at - offset);
