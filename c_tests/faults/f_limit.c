@@ -1,11 +1,12 @@
 /*
  * Promise: beyond RLIMIT_FSIZE a write and an allocation fail with EFBIG, having moved what the limit
- * allows, and the signal SIGXFSZ never reaches the program.
+ * allows, and the signal SIGXFSZ never reaches the program. Of many that travelled together, each has
+ * what it would have had alone.
  */
 #include <signal.h>
 #include <sys/stat.h>
 
-#include "../drivers.h"
+#include "members.h"
 
 enum { LIMIT = 1 << 20, LEN = 256 * 1024, PAGE = 4096 };
 
@@ -101,12 +102,55 @@ static void file_size_limit_direct(void **state)
     check_limit(*state, true);
 }
 
+/* The limit is in the middle of one member. */
+static void file_size_limit_for_members(void **state)
+{
+    enum { COUNT = 16, MEMBER = LEN / COUNT, ACROSS = COUNT / 2 };
+    const uint64_t offset = LIMIT - ACROSS * MEMBER - MEMBER / 2;
+    const way *w = *state;
+    for (size_t i = 0; i < COUNT_OF(manners) * 4; i++) {
+        manner how = manners[i / 4];
+        ioe_context *ctx = new_context_for(w, how, 8, COUNT, LEN);
+        members *m = new_members(COUNT, MEMBER, i & 2);
+        struct stat st;
+        int plain = temp_file(ON_DISK);
+        int fd = i & 1 ? open_direct(plain) : plain;
+        fill_members(m, i, offset);
+        signals = 0;
+        rlim_t before = set_file_size_limit(LIMIT);
+        transfer_members(ctx, w, m, how, LEN, IOE_WRITE, fd, offset);
+        set_file_size_limit(before);
+        assert_int_equal(signals, 0);
+        assert_int_equal(get_stats(ctx).merged, merged_of(m, how));
+        for (size_t j = 0; j < COUNT; j++) {
+            assert_member(m, j, j < ACROSS ? MEMBER : -EFBIG, i, offset);
+            if (j >= ACROSS)
+                assert_int_equal(ioe_event_transferred(m->each[j].event),
+                                 j == ACROSS ? MEMBER / 2 : 0);
+        }
+        assert_int_equal(fstat(plain, &st), 0);
+        assert_int_equal(st.st_size, LIMIT);
+        /* Without the limit they go on. */
+        hand_over(ctx, w, m, how, LEN);
+        await_members(ctx, w, m);
+        for (size_t j = 0; j < COUNT; j++)
+            assert_member(m, j, MEMBER, i, offset);
+        assert_members_in_file(m, plain, i, offset);
+        if (fd != plain)
+            close(fd);
+        close(plain);
+        free_members(m);
+        assert_int_equal(ioe_context_free(ctx), 0);
+    }
+}
+
 int main(void)
 {
     struct sigaction count = {.sa_handler = count_signal};
     const struct CMUnitTest tests[] = {
         for_each_way(file_size_limit),
         for_each_way(file_size_limit_direct),
+        for_each_way(file_size_limit_for_members),
     };
     sigaction(SIGXFSZ, &count, NULL);
     return RUN_TESTS(tests);

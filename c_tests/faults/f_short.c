@@ -1,7 +1,7 @@
 /*
  * Promise: a transfer is whole, or ended by the end of the file, or an error, where the kernel
- * itself moves 1000 bytes at a time, or any number. And an operation that stays in the kernel holds
- * nobody back but those who wait for it.
+ * itself moves 1000 bytes at a time, or any number; and so is each of many that travel together. And
+ * an operation that stays in the kernel holds nobody back but those who wait for it.
  *
  * IOE_TEST_FUSE is a directory of shortfs, where the name of a file says what happens to it.
  */
@@ -9,7 +9,7 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
-#include "../drivers.h"
+#include "members.h"
 
 enum {
     PAGE = 4096,
@@ -22,14 +22,6 @@ enum {
 
 /* ---- files of that file system ---- */
 
-static const char *fuse_dir(void)
-{
-    const char *dir = getenv("IOE_TEST_FUSE");
-    if (dir == NULL)
-        leave_out("a file system that moves less than it is asked", "IOE_TEST_FUSE is not set");
-    return dir;
-}
-
 /* Open twice: with the page cache's flags and as direct. There is no cache in either. */
 typedef struct nuisance {
     char path[512];
@@ -39,7 +31,7 @@ typedef struct nuisance {
 static nuisance open_nuisance(const char *kind)
 {
     nuisance n;
-    snprintf(n.path, sizeof n.path, "%s/%s-%d", fuse_dir(), kind, (int)getpid());
+    snprintf(n.path, sizeof n.path, "%s/%s-%d", setting("IOE_TEST_FUSE"), kind, (int)getpid());
     n.fds[0] = open(n.path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     n.fds[1] = open(n.path, O_RDWR | O_DIRECT | O_CLOEXEC);
     assert_true(n.fds[0] >= 0 && n.fds[1] >= 0);
@@ -188,6 +180,62 @@ static void whole_at_1000_bytes_a_time(void **state)
 static void whole_at_random_lengths(void **state)
 {
     check_whole(*state, "random");
+}
+
+/* ---- whole members ---- */
+
+/* All in one operation, and the file ends inside of one. */
+static void check_whole_members(const way *w, const char *kind)
+{
+    enum { COUNT = 52, LIMIT = 1 << 20 };
+    static const shape alone = {false, false};
+    nuisance n = open_nuisance(kind);
+    uint8_t *bytes = malloc(SIZE);
+    assert_non_null(bytes);
+    for (size_t i = 0; i < COUNT_OF(manners) * COUNT_OF(n.fds); i++) {
+        manner how = manners[i / COUNT_OF(n.fds)];
+        bool direct = i % COUNT_OF(n.fds) == 1;
+        int fd = n.fds[i % COUNT_OF(n.fds)];
+        /* Direct ones travel together if they are aligned. */
+        size_t len = direct ? PAGE : PAGE + 3;
+        ioe_context *ctx = new_context_for(w, how, DEPTH, COUNT, LIMIT);
+        members *m = new_members(COUNT, len, true);
+        pattern_fill(bytes, SIZE, i, 0);
+        store(n.fds[0], bytes, SIZE);
+        transfer_members(ctx, w, m, how, LIMIT, IOE_READ, fd, 0);
+        uint64_t merged = get_stats(ctx).merged;
+        assert_int_equal(merged, merged_of(m, how));
+        for (size_t j = 0; j < COUNT; j++) {
+            size_t left = j * len < SIZE ? SIZE - j * len : 0;
+            assert_member(m, j, (int64_t)(left < len ? left : len), i, 0);
+        }
+        free_members(m);
+
+        m = new_members(SIZE / len, len, true);
+        fill_members(m, 100 + i, 0);
+        transfer_members(ctx, w, m, how, LIMIT, IOE_WRITE, fd, 0);
+        assert_int_equal(get_stats(ctx).merged, merged + merged_of(m, how));
+        for (size_t j = 0; j < m->count; j++)
+            if (ioe_event_result(m->each[j].event) != -EIO || !is_asynchronous(w, &alone, direct))
+                assert_member(m, j, (int64_t)len, 100 + i, 0);
+        pattern_fill(bytes, SIZE / len * len, 100 + i, 0);
+        if (!is_asynchronous(w, &alone, direct))
+            assert_content(n.fds[0], bytes, SIZE);
+        free_members(m);
+        assert_int_equal(ioe_context_free(ctx), 0);
+    }
+    free(bytes);
+    close_nuisance(&n);
+}
+
+static void members_at_1000_bytes_a_time(void **state)
+{
+    check_whole_members(*state, "short");
+}
+
+static void members_at_random_lengths(void **state)
+{
+    check_whole_members(*state, "random");
 }
 
 /* ---- an error in the middle ---- */
@@ -416,6 +464,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         for_each_way(whole_at_1000_bytes_a_time),
         for_each_way(whole_at_random_lengths),
+        for_each_way(members_at_1000_bytes_a_time),
+        for_each_way(members_at_random_lengths),
         for_each_way(error_at_a_byte),
         for_each_way(drain_gives_up_on_time),
         for_each_way(others_overtake_it),
