@@ -66,7 +66,7 @@ part() {
         --exec "timeout --foreground --kill-after=5 $limit" "$program" :: "$@" >log 2>&1 &
     child=$!
     if wait $child; then
-        grep "SEED\|left out\|answers\|^Files=" log
+        grep "SEED\|left out\|answers\|: requests\|^Files=" log
     else
         grep -v "^ok" log
         failures=$((failures + 1))
@@ -116,6 +116,16 @@ appears() {
     return 1
 }
 
+# looped FILE: a loop device on it, in $device.
+looped() {
+    if device=$(losetup --find --show --direct-io=on "$1" 2>log); then
+        undo "losetup --detach $device"
+    else
+        missing "no loop device here: $(tail -n 1 log)"
+        return 1
+    fi
+}
+
 # ---- the parts
 
 mkdir short.files short
@@ -126,6 +136,21 @@ if appears short short.log; then
     mkdir disk
     part "a FUSE file system that moves less than it is asked" \
         IOE_TEST_FUSE=short IOE_TEST_DISK=disk "$programs/f_short"
+    # The eighth page of a merged operation.
+    bad=$((1048576 + 7 * 4096 + 512))
+    truncate -s 4M "short.files/bad-$bad"
+    looped "short/bad-$bad" &&
+        part "a bad sector" "IOE_TEST_BAD_FILE=short/bad-$bad" "IOE_TEST_BAD_DEVICE=$device" \
+            "IOE_TEST_BAD_AT=$bad" "$programs/f_sector"
+fi
+
+truncate -s 16M loop
+if looped loop; then
+    # The kernel is not to merge by itself.
+    nomerges=/sys/block/${device#/dev/}/queue/nomerges
+    undo "echo $(cat "$nomerges") >$nomerges"
+    echo 2 >"$nomerges"
+    part "requests of a device" "IOE_TEST_LOOP=$device" IOE_TEST_LOOP_FILE=loop "$programs/f_requests"
 fi
 
 : >nbd
@@ -135,26 +160,34 @@ nbdfuse "$PWD/nbd" --socket-activation nbdkit --filter=error --filter=delay memo
     rdelay=5ms wdelay=5ms >nbd.log 2>&1 &
 if appears nbd nbd.log; then
     undo "umount nbd"
-    if device=$(losetup --find --show --direct-io=on nbd 2>log); then
-        undo "losetup --detach $device"
+    looped nbd &&
         part "a slow device with errors" "IOE_TEST_DEVICE=$device" IOE_TEST_BAD_READS=bad-reads \
             IOE_TEST_BAD_WRITES=bad-writes "$programs/f_device"
-    else
-        missing "no loop device here: $(tail -n 1 log)"
-    fi
 fi
 
 mounted full-ext4 "mkfs.ext4 -q -m 0" 10M &&
     part "no room on ext4" IOE_TEST_FULL=full-ext4 "$programs/f_full"
 mounted full-tmpfs tmpfs 8M &&
     part "no room on tmpfs" IOE_TEST_FULL=full-tmpfs IOE_TEST_FULL_TELLS=1 "$programs/f_full"
+quota=8388608
+if mounted quota-btrfs "mkfs.btrfs -q" 256M; then
+    { btrfs quota enable quota-btrfs && btrfs subvolume create quota-btrfs/limited &&
+        btrfs qgroup limit $quota quota-btrfs/limited; } >log 2>&1 ||
+        missing "no quota on btrfs here: $(tail -n 1 log)"
+    part "no room by the quota on btrfs" IOE_TEST_FULL=quota-btrfs/limited "IOE_TEST_QUOTA=$quota" \
+        "$programs/f_full"
+    unmounted quota-btrfs
+fi
 
 mkdir -p disk
 part "RLIMIT_FSIZE" IOE_TEST_DISK=disk "$programs/f_limit"
 part "the drivers are what they say" "$here/calls.sh" "$programs" disk
 
 long() {
-    part "random histories on $1" IOE_TEST_DISK="$1" "IOE_TEST_ROUNDS=$IOE_TEST_ROUNDS" "$differential"
+    for merge in 0 131072; do
+        part "random histories on $1, merge_limit $merge" IOE_TEST_DISK="$1" \
+            "IOE_TEST_ROUNDS=$IOE_TEST_ROUNDS" IOE_TEST_MERGE=$merge "$differential"
+    done
 }
 mounted ext4 "mkfs.ext4 -q" 512M && long ext4 && unmounted ext4
 mounted xfs "mkfs.xfs -q" 512M && long xfs && unmounted xfs
