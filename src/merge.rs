@@ -37,7 +37,9 @@ use crossfire::flavor::Flavor;
 use crossfire::{MTx, Tx};
 
 use crate::driver::direct::DIRECT_BOUNDARY;
-use crate::tasks::{IOAction, IOCallback, IOEvent, Link, Memory, Op, MAX_CHUNK, MAX_SEGMENTS};
+use crate::tasks::{
+    self, IOAction, IOCallback, IOEvent, Link, Memory, Op, MAX_CHUNK, MAX_SEGMENTS,
+};
 
 /// The most bytes that one merged operation may span.
 pub const MAX_LIMIT: u64 = MAX_CHUNK;
@@ -49,7 +51,10 @@ struct Span {
     action: IOAction,
     start: u64,
     end: u64,
-    /// Segments in memory, for each event one at least.
+    /// Where the memory of the first segment begins, and where that of the last one ends.
+    memory: usize,
+    memory_end: usize,
+    /// Segments, those that are adjacent in memory counted as one.
     segments: usize,
 }
 
@@ -59,8 +64,12 @@ impl Span {
         let action = event.action().filter(|action| action.is_transfer())?;
         let start = event.offset() + event.transferred();
         let end = event.offset() + event.get_size();
-        let segments = event.rest().filter(|segment| segment.iov_len > 0).count();
-        (segments > 0).then(|| Span { fd: event.fd(), action, start, end, segments })
+        let mut parts = event.rest().filter(|segment| segment.iov_len > 0);
+        let first = parts.next()?;
+        let (last, segments) = parts.fold((first, 1), |(_, count), part| (part, count + 1));
+        let memory = first.iov_base as usize;
+        let memory_end = last.iov_base as usize + last.iov_len;
+        Some(Span { fd: event.fd(), action, start, end, memory, memory_end, segments })
     }
 
     /// Of an event and those joined with it.
@@ -73,8 +82,13 @@ impl Span {
     /// Both in one operation, if `next` begins where this one ends.
     fn then(&self, next: &Span) -> Option<Span> {
         let adjacent = self.fd == next.fd && self.action == next.action && self.end == next.start;
-        let segments = self.segments + next.segments;
-        adjacent.then_some(Span { end: next.end, segments, ..*self })
+        let seam = usize::from(self.memory_end == next.memory);
+        adjacent.then(|| Span {
+            end: next.end,
+            memory_end: next.memory_end,
+            segments: self.segments + next.segments - seam,
+            ..*self
+        })
     }
 
     fn fits(&self, limit: u64) -> bool {
@@ -112,26 +126,48 @@ pub(crate) fn part<C>(run: &IOEvent<C>) {
     }
 }
 
-/// The operation of joined events. Their segments are put into `segments`, which stays as it is
-/// until the operation is done; those that are adjacent in memory become one.
-pub(crate) fn operation<C>(run: &IOEvent<C>, segments: &mut Vec<libc::iovec>) -> Op {
-    segments.clear();
-    let mut len = 0;
-    for segment in run.chain().flat_map(IOEvent::rest).filter(|segment| segment.iov_len > 0) {
-        len += segment.iov_len as u64;
-        match segments.last_mut() {
-            Some(last) if last.iov_base as usize + last.iov_len == segment.iov_base as usize => {
-                last.iov_len += segment.iov_len;
+/// Where the bytes of joined events lie; what is adjacent in memory is one segment.
+#[derive(Default)]
+pub(crate) struct Segments {
+    all: Vec<libc::iovec>,
+    /// Those before it are done; the one here is shortened by what was done of it.
+    next: usize,
+    /// Bytes to move.
+    len: u64,
+}
+
+impl Segments {
+    pub(crate) fn set<C>(&mut self, run: &IOEvent<C>) {
+        self.all.clear();
+        self.next = 0;
+        self.len = 0;
+        for part in run.chain().flat_map(IOEvent::rest).filter(|part| part.iov_len > 0) {
+            self.len += part.iov_len as u64;
+            match self.all.last_mut() {
+                Some(last) if last.iov_base as usize + last.iov_len == part.iov_base as usize => {
+                    last.iov_len += part.iov_len;
+                }
+                _ => self.all.push(part),
             }
-            _ => segments.push(segment),
         }
     }
-    let memory = match segments.as_slice() {
-        [one] => Memory::Plain(one.iov_base.cast()),
-        many => Memory::Segments(many.as_ptr(), many.len() as u32),
-    };
-    let Op { action, fd, offset, .. } = run.next_op();
-    Op { action, fd, offset, len, memory }
+
+    /// The operation for all that is left of the run. The segments stay as they are until it is done.
+    pub(crate) fn operation<C>(&self, run: &IOEvent<C>) -> Op {
+        let Op { action, fd, offset, .. } = run.next_op();
+        let memory = match &self.all[self.next..] {
+            [one] => Memory::Plain(one.iov_base.cast()),
+            many => Memory::Segments(many.as_ptr(), many.len() as u32),
+        };
+        Op { action, fd, offset, len: self.len, memory }
+    }
+
+    /// Goes on by what was moved.
+    pub(crate) fn advance(&mut self, moved: u64) {
+        let left = moved.min(self.len) as usize;
+        self.len -= left as u64;
+        tasks::advance(&mut self.all, &mut self.next, left);
+    }
 }
 
 /// Whether the kernel would do to joined events what it does to each by itself. `flags` says how the

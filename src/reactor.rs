@@ -21,7 +21,7 @@ use crate::gate::Deadline;
 use crate::intake::{Backlog, Lanes};
 use crate::ledger::{Ledger, Refused};
 use crate::log::{log, Level};
-use crate::merge::{self, Waiting};
+use crate::merge::{self, Segments, Waiting};
 use crate::stats::{Counters, Published};
 use crate::tasks::{IOCallback, IOEvent, Link, Unfit};
 use crate::thread::here;
@@ -54,7 +54,7 @@ struct Slot<C> {
     /// The events do not travel together any more, but one after the other.
     apart: bool,
     /// Where the bytes of joined events lie.
-    segments: Vec<libc::iovec>,
+    segments: Segments,
 }
 
 pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
@@ -102,7 +102,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             event: None,
             attempt: Attempt::default(),
             apart: false,
-            segments: Vec::new(),
+            segments: Segments::default(),
         };
         Reactor {
             interface,
@@ -208,12 +208,13 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Puts an event, or joined ones, into a free slot.
     fn hold(&mut self, run: IOEvent<C>) {
         let Some(number) = self.free.pop() else { unreachable!("only while a slot is free") };
+        let slot = &mut self.slots[number as usize];
         if run.is_joined() {
             let followers = run.chain().count() - 1;
             self.followers += followers;
             self.counters.merged += followers as u64;
+            slot.segments.set(&run);
         }
-        let slot = &mut self.slots[number as usize];
         slot.event = Some(run);
         slot.attempt = Attempt::default();
         slot.apart = false;
@@ -238,7 +239,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let slot = &mut self.slots[number as usize];
         let Some(event) = &slot.event else { unreachable!("issued without an event") };
         let op = match event.is_joined() && !slot.apart {
-            true => merge::operation(event, &mut slot.segments),
+            true => slot.segments.operation(event),
             false => event.next_op(),
         };
         slot.attempt.begin(&op);
@@ -370,10 +371,13 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     }
 
     fn judge(&mut self, number: u32, result: i64) -> Verdict {
-        let Slot { event, attempt, apart, .. } = &mut self.slots[number as usize];
+        let Slot { event, attempt, apart, segments } = &mut self.slots[number as usize];
         let Some(event) = event else { unreachable!("done without an event") };
         if *apart || !event.is_joined() {
             return attempt.judge(event, result, &mut self.counters);
+        }
+        if result > 0 {
+            segments.advance(result as u64);
         }
         let fd = event.fd();
         let status_flags = || {

@@ -161,6 +161,21 @@ impl Default for Progress {
     }
 }
 
+/// Goes on by `bytes` in segments of which those before `next` are done; the one there is shortened
+/// by what was done of it. Empty ones are passed over.
+pub(crate) fn advance(segments: &mut [libc::iovec], next: &mut usize, bytes: usize) {
+    let mut left = bytes;
+    while let Some(segment) = segments.get_mut(*next) {
+        if left < segment.iov_len {
+            segment.iov_base = segment.iov_base.cast::<u8>().wrapping_add(left).cast();
+            segment.iov_len -= left;
+            break;
+        }
+        left -= segment.iov_len;
+        *next += 1;
+    }
+}
+
 /// A single I/O request. It lives on the heap and moves as one pointer, through every queue.
 pub struct IOEvent<C> {
     inner: NonNull<Inner<C>>,
@@ -504,16 +519,7 @@ impl<C> IOEvent<C> {
         inner.transferred.store(done, Release);
         // SAFETY: whoever holds the event, and nobody else, touches the progress.
         let Progress { segments, next, .. } = unsafe { &mut *inner.progress.get() };
-        let mut left = bytes as usize;
-        while let Some(segment) = segments.get_mut(*next) {
-            if left < segment.iov_len {
-                segment.iov_base = segment.iov_base.cast::<u8>().wrapping_add(left).cast();
-                segment.iov_len -= left;
-                break;
-            }
-            left -= segment.iov_len;
-            *next += 1;
-        }
+        advance(segments, next, bytes as usize);
         done == inner.setup.len
     }
 

@@ -405,6 +405,7 @@ fn joined_events_that_are_refused_come_back_together() {
 fn a_merge_buffer_holds_as_many_as_the_kernel_takes() {
     let file = temp_file();
     let mut gathered = MergeBuffer::<ClosureCb>::new(1 << 20);
+    // Each in memory of its own.
     let event = |at| IOEvent::new(file.as_raw_fd(), filled(1, 0), IOAction::Write, at);
     for at in 0..1024 {
         assert!(!gathered.is_full());
