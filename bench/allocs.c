@@ -103,7 +103,7 @@ static bool check_side(const struct side *side, const struct work *work, uint64_
     if (err == 0)
         err = side->run(self, READS);
     atomic_store(&counting, false);
-    uint64_t wrong = atomic_load(&side->reads(self)->wrong);
+    uint64_t wrong = atomic_load(&side->progress(self)->wrong);
     side->close(self);
 
     uint64_t news = atomic_load(&allocated), frees = atomic_load(&freed);

@@ -216,24 +216,24 @@ static struct once run_once(const struct test *t, const struct contender *c, str
 
     if (!self)
         broken(t, c, "cannot be set up again");
-    struct reads *reads = side->reads(self);
+    struct progress *progress = side->progress(self);
     int err = side->run(self, warm_up);
-    reads->timed = 0;
+    progress->timed = 0;
     uint64_t calls = calls_of(side, self);
     uint64_t start = now_ns();
     if (err == 0)
         err = side->run(self, count);
     once.seconds = (double)(now_ns() - start) / 1e9;
     once.calls = (double)(calls_of(side, self) - calls) / (double)count;
-    uint64_t wrong = atomic_load(&reads->wrong);
+    uint64_t wrong = atomic_load(&progress->wrong);
     if (err < 0)
         broken(t, c, "stopped: %s", strerror(-err));
     if (wrong > 0)
         broken(t, c, "%" PRIu64 " of %" PRIu64 " reads failed or brought wrong data", wrong,
                warm_up + count);
-    if (reads->timed > 0) {
-        qsort(work->latencies, reads->timed, sizeof *work->latencies, by_latency);
-        once.p50_us = work->latencies[reads->timed / 2] / 1e3;
+    if (progress->timed > 0) {
+        qsort(work->latencies, progress->timed, sizeof *work->latencies, by_latency);
+        once.p50_us = work->latencies[progress->timed / 2] / 1e3;
     }
     side->close(self);
     return once;

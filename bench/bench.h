@@ -38,7 +38,7 @@ static inline uint32_t work_buffers(uint32_t depth)
 }
 
 /* A side's progress: draws the blocks to read, checks what came. */
-struct reads {
+struct progress {
     const struct work *work;
     uint64_t random;
     uint64_t issued;
@@ -54,7 +54,7 @@ struct side {
     /* Returns 0 when count more reads are done, else a negated errno. */
     int (*run)(void *self, uint64_t count);
     uint64_t (*system_calls)(void *self); /* NULL: not to be known */
-    struct reads *(*reads)(void *self);
+    struct progress *(*progress)(void *self);
     void (*close)(void *self);
 };
 
@@ -80,7 +80,7 @@ static inline uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static inline void reads_init(struct reads *r, const struct work *work)
+static inline void progress_init(struct progress *r, const struct work *work)
 {
     memset(r, 0, sizeof *r);
     r->work = work;
@@ -88,7 +88,7 @@ static inline void reads_init(struct reads *r, const struct work *work)
 }
 
 /* The number of the next block to read (splitmix64, folded without a division). */
-static inline uint64_t reads_next(struct reads *r)
+static inline uint64_t progress_next(struct progress *r)
 {
     uint64_t z = r->random += UINT64_C(0x9e3779b97f4a7c15);
 
@@ -111,7 +111,8 @@ static inline bool block_is(const struct work *work, const char *data, uint64_t 
  * What a program does with a completion at the least: look at its result. And for the bench, on a
  * sample that the block's number decides and so is the same on all sides, at the data.
  */
-static inline void reads_check(struct reads *r, uint64_t block, const char *data, int64_t result)
+static inline void progress_check(struct progress *r, uint64_t block, const char *data,
+                                  int64_t result)
 {
     if (result != (int64_t)r->work->block ||
         (block % SAMPLE_EVERY == 0 && !block_is(r->work, data, block)))
@@ -119,14 +120,14 @@ static inline void reads_check(struct reads *r, uint64_t block, const char *data
 }
 
 /* Latencies are of use at depth 1 only: the time from before the submission to the check. */
-static inline uint64_t reads_clock(const struct reads *r)
+static inline uint64_t progress_clock(const struct progress *r)
 {
     const struct work *w = r->work;
 
     return w->latencies && r->issued % w->latency_every == 0 ? now_ns() : 0;
 }
 
-static inline void reads_time(struct reads *r, uint64_t start)
+static inline void progress_time(struct progress *r, uint64_t start)
 {
     if (start != 0 && r->timed < r->work->max_latencies)
         r->work->latencies[r->timed++] = (uint32_t)(now_ns() - start);

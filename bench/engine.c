@@ -25,7 +25,7 @@ struct slot {
 };
 
 struct engine {
-    struct reads reads;
+    struct progress progress;
     ioe_context *ctx;
     struct slot *slots;
     uint32_t n_slots;
@@ -69,7 +69,7 @@ static struct engine *engine_new(const struct work *work, ioe_callback callback,
 
     if (!e)
         return NULL;
-    reads_init(&e->reads, work);
+    progress_init(&e->progress, work);
     sem_init(&e->finished, 0, 0);
     e->n_slots = n_slots;
     e->slots = aligned_alloc(CACHE_LINE, n_slots * sizeof *e->slots);
@@ -111,15 +111,15 @@ static ioe_config config_of(const struct work *work, uint32_t workers, uint32_t 
 static int prepare(struct slot *s)
 {
     struct engine *e = s->engine;
-    const struct work *w = e->reads.work;
+    const struct work *w = e->progress.work;
 
-    s->block = reads_next(&e->reads);
+    s->block = progress_next(&e->progress);
     return ioe_prep_read(s->event, w->fd, s->data, w->block, s->block * w->block);
 }
 
 static void check(struct slot *s)
 {
-    reads_check(&s->engine->reads, s->block, s->data, ioe_event_result(s->event));
+    progress_check(&s->engine->progress, s->block, s->data, ioe_event_result(s->event));
 }
 
 static uint64_t engine_calls(void *self)
@@ -130,9 +130,9 @@ static uint64_t engine_calls(void *self)
     return stats.system_calls;
 }
 
-static struct reads *engine_reads(void *self)
+static struct progress *engine_progress(void *self)
 {
-    return &((struct engine *)self)->reads;
+    return &((struct engine *)self)->progress;
 }
 
 /* ---- polled: one thread, batches, callbacks inside ioe_poll ---------------------------------- */
@@ -158,12 +158,12 @@ static void *polled_open(const struct work *work)
 static int polled_run(void *self, uint64_t count)
 {
     struct engine *e = self;
-    const struct work *w = e->reads.work;
+    const struct work *w = e->progress.work;
     uint64_t to_issue = count;
 
     for (uint64_t done = 0; done < count;) {
         uint32_t n = 0;
-        uint64_t start = reads_clock(&e->reads);
+        uint64_t start = progress_clock(&e->progress);
         for (; n < w->batch && to_issue > 0 && e->n_free > 0; n++, to_issue--) {
             struct slot *s = e->free_slots[--e->n_free];
             int err = prepare(s);
@@ -182,7 +182,7 @@ static int polled_run(void *self, uint64_t count)
         if (ran < 0)
             return ran;
         if (ran > 0)
-            reads_time(&e->reads, start);
+            progress_time(&e->progress, start);
         done += (uint64_t)ran;
     }
     return 0;
@@ -190,7 +190,7 @@ static int polled_run(void *self, uint64_t count)
 
 const struct side engine_polled = {
     "polled", "engine, IOE_POLLED: submit a batch, poll",
-    polled_open, polled_run, engine_calls, engine_reads, engine_free,
+    polled_open, polled_run, engine_calls, engine_progress, engine_free,
 };
 
 /* ---- inline: callbacks on the driver thread submit the next read themselves ------------------ */
@@ -201,10 +201,10 @@ static void on_inline(ioe_event *event, void *arg)
     struct engine *e = s->engine;
 
     check(s);
-    reads_time(&e->reads, s->start);
+    progress_time(&e->progress, s->start);
     if (e->to_issue > 0) {
         e->to_issue--;
-        s->start = reads_clock(&e->reads);
+        s->start = progress_clock(&e->progress);
         int err = prepare(s);
         if (err == 0)
             err = ioe_submit(e->ctx, event);
@@ -232,7 +232,7 @@ static int inline_run(void *self, uint64_t count)
     e->to_issue = count - n;
     e->to_finish = count;
     for (uint32_t i = 0; i < n; i++) {
-        e->slots[i].start = reads_clock(&e->reads);
+        e->slots[i].start = progress_clock(&e->progress);
         int err = prepare(&e->slots[i]);
         if (err < 0)
             return err;
@@ -248,7 +248,7 @@ static int inline_run(void *self, uint64_t count)
 
 const struct side engine_inline = {
     "inline", "engine, workers = 0: callbacks submit again",
-    inline_open, inline_run, engine_calls, engine_reads, engine_free,
+    inline_open, inline_run, engine_calls, engine_progress, engine_free,
 };
 
 /* ---- producer: one thread submits, callbacks give the events back ---------------------------- */
@@ -311,15 +311,15 @@ static int producer_run(void *self, uint64_t count)
 
 const struct side engine_producer = {
     "producer", "engine, workers = 0: another thread submits one by one",
-    producer_open, producer_run, engine_calls, engine_reads, engine_free,
+    producer_open, producer_run, engine_calls, engine_progress, engine_free,
 };
 const struct side engine_one_worker = {
     "1 worker", "engine, workers = 1: another thread submits one by one",
-    one_worker_open, producer_run, engine_calls, engine_reads, engine_free,
+    one_worker_open, producer_run, engine_calls, engine_progress, engine_free,
 };
 const struct side engine_two_workers = {
     "2 workers", "engine, workers = 2: another thread submits one by one",
-    two_workers_open, producer_run, engine_calls, engine_reads, engine_free,
+    two_workers_open, producer_run, engine_calls, engine_progress, engine_free,
 };
 
 /* ---- wait: ioe_submit_wait ------------------------------------------------------------------ */
@@ -338,13 +338,13 @@ static int wait_run(void *self, uint64_t count)
 
     while (count-- > 0) {
         struct slot *s = &e->slots[slot];
-        uint64_t start = reads_clock(&e->reads);
+        uint64_t start = progress_clock(&e->progress);
         int err = prepare(s);
         if (err < 0)
             return err;
         int64_t result = ioe_submit_wait(e->ctx, s->event);
-        reads_check(&e->reads, s->block, s->data, result);
-        reads_time(&e->reads, start);
+        progress_check(&e->progress, s->block, s->data, result);
+        progress_time(&e->progress, start);
         if (++slot == e->n_slots)
             slot = 0;
     }
@@ -353,5 +353,5 @@ static int wait_run(void *self, uint64_t count)
 
 const struct side engine_wait = {
     "submit_wait", "engine, ioe_submit_wait in a loop",
-    wait_open, wait_run, engine_calls, engine_reads, engine_free,
+    wait_open, wait_run, engine_calls, engine_progress, engine_free,
 };

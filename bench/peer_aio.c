@@ -36,7 +36,7 @@ struct aio_ring {
 static const uint32_t aio_ring_magic = 0xa10a10a1;
 
 struct aio_side {
-    struct reads reads;
+    struct progress progress;
     aio_context_t id;
     struct aio_ring *ring;
     uint64_t calls;
@@ -70,7 +70,7 @@ static void *aio_open(const struct work *work)
 
     if (!s)
         return NULL;
-    reads_init(&s->reads, work);
+    progress_init(&s->progress, work);
     s->free_slots = calloc(depth, sizeof *s->free_slots);
     s->block_of = calloc(depth, sizeof *s->block_of);
     s->blocks = calloc(depth, sizeof *s->blocks);
@@ -100,12 +100,12 @@ static void *aio_open(const struct work *work)
 
 static int submit(struct aio_side *s, uint32_t n)
 {
-    const struct work *w = s->reads.work;
+    const struct work *w = s->progress.work;
 
     for (uint32_t i = 0; i < n; i++) {
         uint32_t slot = s->free_slots[--s->n_free];
-        s->start = reads_clock(&s->reads);
-        uint64_t block = s->block_of[slot] = reads_next(&s->reads);
+        s->start = progress_clock(&s->progress);
+        uint64_t block = s->block_of[slot] = progress_next(&s->progress);
         s->blocks[slot].aio_offset = (int64_t)(block * w->block);
         s->batch[i] = &s->blocks[slot];
     }
@@ -122,10 +122,11 @@ static int submit(struct aio_side *s, uint32_t n)
 
 static void take(struct aio_side *s, const struct io_event *event)
 {
-    const struct work *w = s->reads.work;
+    const struct work *w = s->progress.work;
     uint32_t slot = (uint32_t)event->data;
 
-    reads_check(&s->reads, s->block_of[slot], w->buffers + (size_t)slot * w->block, event->res);
+    progress_check(&s->progress, s->block_of[slot], w->buffers + (size_t)slot * w->block,
+                   event->res);
     s->free_slots[s->n_free++] = slot;
     s->in_flight--;
 }
@@ -158,7 +159,7 @@ static int reap(struct aio_side *s, uint32_t min)
 static int aio_run(void *self, uint64_t count)
 {
     struct aio_side *s = self;
-    const struct work *w = s->reads.work;
+    const struct work *w = s->progress.work;
     uint64_t to_issue = count;
 
     for (uint64_t done = 0; done < count;) {
@@ -175,7 +176,7 @@ static int aio_run(void *self, uint64_t count)
         if (reaped < 0)
             return reaped;
         if (reaped > 0)
-            reads_time(&s->reads, s->start);
+            progress_time(&s->progress, s->start);
         done += (uint64_t)reaped;
     }
     return 0;
@@ -186,11 +187,11 @@ static uint64_t aio_calls(void *self)
     return ((struct aio_side *)self)->calls;
 }
 
-static struct reads *aio_reads(void *self)
+static struct progress *aio_progress(void *self)
 {
-    return &((struct aio_side *)self)->reads;
+    return &((struct aio_side *)self)->progress;
 }
 
 const struct side peer_aio = {
-    "io_submit", "Linux AIO by hand", aio_open, aio_run, aio_calls, aio_reads, aio_free,
+    "io_submit", "Linux AIO by hand", aio_open, aio_run, aio_calls, aio_progress, aio_free,
 };

@@ -26,7 +26,7 @@
 enum { MAX_FDS = 2 };
 
 struct posix_side {
-    struct reads reads;
+    struct progress progress;
     struct aiocb *blocks; /* a circle of depth: oldest to newest from head on */
     struct aiocb **batch;
     uint64_t *block_of;
@@ -54,7 +54,7 @@ static void *posix_new(const struct work *work, uint32_t n_fds)
 
     if (!s)
         return NULL;
-    reads_init(&s->reads, work);
+    progress_init(&s->progress, work);
     s->blocks = calloc(work->depth, sizeof *s->blocks);
     s->batch = calloc(work->depth, sizeof(struct aiocb *));
     s->block_of = calloc(work->depth, sizeof *s->block_of);
@@ -92,19 +92,19 @@ static void *two_open(const struct work *work)
 /* Of the circle, the one so many after the oldest. */
 static uint32_t slot_after(const struct posix_side *s, uint32_t n)
 {
-    uint32_t slot = s->head + n, depth = s->reads.work->depth;
+    uint32_t slot = s->head + n, depth = s->progress.work->depth;
 
     return slot < depth ? slot : slot - depth;
 }
 
 static int submit(struct posix_side *s, uint32_t n)
 {
-    const struct work *w = s->reads.work;
+    const struct work *w = s->progress.work;
 
     for (uint32_t i = 0; i < n; i++) {
         uint32_t slot = slot_after(s, s->in_flight + i);
-        s->start = reads_clock(&s->reads);
-        uint64_t block = s->block_of[slot] = reads_next(&s->reads);
+        s->start = progress_clock(&s->progress);
+        uint64_t block = s->block_of[slot] = progress_next(&s->progress);
         s->blocks[slot].aio_offset = (off_t)(block * w->block);
         s->batch[i] = &s->blocks[slot];
     }
@@ -128,13 +128,13 @@ static int wait_for(struct posix_side *s, uint32_t n)
 
 static uint32_t reap(struct posix_side *s)
 {
-    const struct work *w = s->reads.work;
+    const struct work *w = s->progress.work;
     uint32_t n = 0;
     int err;
 
     while (s->in_flight > 0 && (err = aio_error(&s->blocks[s->head])) != EINPROGRESS) {
         ssize_t result = aio_return(&s->blocks[s->head]);
-        reads_check(&s->reads, s->block_of[s->head], w->buffers + (size_t)s->head * w->block,
+        progress_check(&s->progress, s->block_of[s->head], w->buffers + (size_t)s->head * w->block,
                     err != 0 ? -err : result);
         s->head = slot_after(s, 1);
         s->in_flight--;
@@ -146,7 +146,7 @@ static uint32_t reap(struct posix_side *s)
 static int posix_run(void *self, uint64_t count)
 {
     struct posix_side *s = self;
-    const struct work *w = s->reads.work;
+    const struct work *w = s->progress.work;
     uint64_t to_issue = count;
 
     for (uint64_t done = 0; done < count;) {
@@ -161,19 +161,19 @@ static int posix_run(void *self, uint64_t count)
             return err;
         uint32_t reaped = reap(s);
         if (reaped > 0)
-            reads_time(&s->reads, s->start);
+            progress_time(&s->progress, s->start);
         done += reaped;
     }
     return 0;
 }
 
-static struct reads *posix_reads(void *self)
+static struct progress *posix_progress(void *self)
 {
-    return &((struct posix_side *)self)->reads;
+    return &((struct posix_side *)self)->progress;
 }
 
 const struct side peer_posix = {
-    "posixaio", "POSIX AIO of the C library", one_open, posix_run, NULL, posix_reads, posix_free,
+    "posixaio", "POSIX AIO of the C library", one_open, posix_run, NULL, posix_progress, posix_free,
 };
 const struct side peer_posix_two = {
     "posixaio-2",
@@ -181,6 +181,6 @@ const struct side peer_posix_two = {
     two_open,
     posix_run,
     NULL,
-    posix_reads,
+    posix_progress,
     posix_free,
 };

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 struct pread_side {
-    struct reads reads;
+    struct progress progress;
 };
 
 static void *pread_open(const struct work *work)
@@ -17,7 +17,7 @@ static void *pread_open(const struct work *work)
     struct pread_side *s = calloc(1, sizeof *s);
 
     if (s)
-        reads_init(&s->reads, work);
+        progress_init(&s->progress, work);
     else
         perror("bench: pread");
     return s;
@@ -26,16 +26,16 @@ static void *pread_open(const struct work *work)
 static int pread_run(void *self, uint64_t count)
 {
     struct pread_side *s = self;
-    const struct work *w = s->reads.work;
+    const struct work *w = s->progress.work;
     uint32_t slot = 0;
 
     while (count-- > 0) {
-        uint64_t start = reads_clock(&s->reads);
-        uint64_t block = reads_next(&s->reads);
+        uint64_t start = progress_clock(&s->progress);
+        uint64_t block = progress_next(&s->progress);
         char *data = w->buffers + (size_t)slot * w->block;
         ssize_t n = pread(w->fd, data, w->block, (off_t)(block * w->block));
-        reads_check(&s->reads, block, data, n < 0 ? -errno : n);
-        reads_time(&s->reads, start);
+        progress_check(&s->progress, block, data, n < 0 ? -errno : n);
+        progress_time(&s->progress, start);
         if (++slot == w->depth)
             slot = 0;
     }
@@ -44,14 +44,14 @@ static int pread_run(void *self, uint64_t count)
 
 static uint64_t pread_calls(void *self)
 {
-    return ((struct pread_side *)self)->reads.issued;
+    return ((struct pread_side *)self)->progress.issued;
 }
 
-static struct reads *pread_reads(void *self)
+static struct progress *pread_progress(void *self)
 {
-    return &((struct pread_side *)self)->reads;
+    return &((struct pread_side *)self)->progress;
 }
 
 const struct side peer_pread = {
-    "pread", "pread(2) in a loop", pread_open, pread_run, pread_calls, pread_reads, free,
+    "pread", "pread(2) in a loop", pread_open, pread_run, pread_calls, pread_progress, free,
 };

@@ -23,7 +23,7 @@
 #include <stdlib.h>
 
 struct uring_side {
-    struct reads reads;
+    struct progress progress;
     struct io_uring ring;
     bool registered;
     uint64_t calls;
@@ -52,7 +52,7 @@ static void *uring_open(const struct work *work)
 
     if (!s)
         return NULL;
-    reads_init(&s->reads, work);
+    progress_init(&s->progress, work);
     s->free_slots = calloc(work->depth, sizeof *s->free_slots);
     s->block_of = calloc(work->depth, sizeof *s->block_of);
     for (uint32_t i = 0; s->free_slots && i < work->depth; i++)
@@ -93,13 +93,13 @@ static void *uring_open_registered(const struct work *work)
 
 static void queue(struct uring_side *s)
 {
-    const struct work *w = s->reads.work;
+    const struct work *w = s->progress.work;
     uint32_t slot = s->free_slots[--s->n_free];
     /* Never NULL: the submission queue holds depth entries, and there are depth slots. */
     struct io_uring_sqe *sqe = io_uring_get_sqe(&s->ring);
 
-    s->start = reads_clock(&s->reads);
-    uint64_t block = s->block_of[slot] = reads_next(&s->reads);
+    s->start = progress_clock(&s->progress);
+    uint64_t block = s->block_of[slot] = progress_next(&s->progress);
     char *data = w->buffers + (size_t)slot * w->block;
     if (s->registered) {
         io_uring_prep_read_fixed(sqe, 0, data, w->block, block * w->block, 0);
@@ -113,7 +113,7 @@ static void queue(struct uring_side *s)
 
 static uint32_t reap(struct uring_side *s)
 {
-    const struct work *w = s->reads.work;
+    const struct work *w = s->progress.work;
     struct io_uring_cqe *cqe;
     unsigned head;
     uint32_t n = 0;
@@ -121,7 +121,7 @@ static uint32_t reap(struct uring_side *s)
     io_uring_for_each_cqe(&s->ring, head, cqe) {
         uint32_t slot = (uint32_t)io_uring_cqe_get_data64(cqe);
         char *data = w->buffers + (size_t)slot * w->block;
-        reads_check(&s->reads, s->block_of[slot], data, cqe->res);
+        progress_check(&s->progress, s->block_of[slot], data, cqe->res);
         s->free_slots[s->n_free++] = slot;
         n++;
     }
@@ -133,7 +133,7 @@ static uint32_t reap(struct uring_side *s)
 static int uring_run(void *self, uint64_t count)
 {
     struct uring_side *s = self;
-    const struct work *w = s->reads.work;
+    const struct work *w = s->progress.work;
     uint64_t to_issue = count;
 
     for (uint64_t done = 0; done < count;) {
@@ -148,7 +148,7 @@ static int uring_run(void *self, uint64_t count)
             return n;
         uint32_t reaped = reap(s);
         if (reaped > 0)
-            reads_time(&s->reads, s->start);
+            progress_time(&s->progress, s->start);
         done += reaped;
     }
     return 0;
@@ -159,13 +159,13 @@ static uint64_t uring_calls(void *self)
     return ((struct uring_side *)self)->calls;
 }
 
-static struct reads *uring_reads(void *self)
+static struct progress *uring_progress(void *self)
 {
-    return &((struct uring_side *)self)->reads;
+    return &((struct uring_side *)self)->progress;
 }
 
 const struct side peer_uring = {
-    "uring", "liburing by hand", uring_open, uring_run, uring_calls, uring_reads, uring_free,
+    "uring", "liburing by hand", uring_open, uring_run, uring_calls, uring_progress, uring_free,
 };
 const struct side peer_uring_registered = {
     "uring-reg",
@@ -173,6 +173,6 @@ const struct side peer_uring_registered = {
     uring_open_registered,
     uring_run,
     uring_calls,
-    uring_reads,
+    uring_progress,
     uring_free,
 };

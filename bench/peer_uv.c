@@ -25,7 +25,7 @@ struct uv_slot {
 };
 
 struct uv_side {
-    struct reads reads;
+    struct progress progress;
     uv_loop_t loop;
     struct uv_slot *slots;
     uint64_t to_issue;
@@ -48,7 +48,7 @@ static void *libuv_open(const struct work *work)
     if (!s)
         return NULL;
     setenv("UV_USE_IO_URING", "0", 1);
-    reads_init(&s->reads, work);
+    progress_init(&s->progress, work);
     s->slots = calloc(work->depth, sizeof *s->slots);
     int err = s->slots ? uv_loop_init(&s->loop) : UV_ENOMEM;
     if (err < 0) {
@@ -69,10 +69,10 @@ static void on_read(uv_fs_t *request);
 static void issue(struct uv_slot *slot)
 {
     struct uv_side *s = slot->side;
-    const struct work *w = s->reads.work;
+    const struct work *w = s->progress.work;
 
-    slot->start = reads_clock(&s->reads);
-    slot->block = reads_next(&s->reads);
+    slot->start = progress_clock(&s->progress);
+    slot->block = progress_next(&s->progress);
     int err = uv_fs_read(&s->loop, &slot->request, w->fd, &slot->buffer, 1,
                          (int64_t)(slot->block * w->block), on_read);
     if (err < 0)
@@ -84,8 +84,8 @@ static void on_read(uv_fs_t *request)
     struct uv_slot *slot = (struct uv_slot *)request;
     struct uv_side *s = slot->side;
 
-    reads_check(&s->reads, slot->block, slot->buffer.base, request->result);
-    reads_time(&s->reads, slot->start);
+    progress_check(&s->progress, slot->block, slot->buffer.base, request->result);
+    progress_time(&s->progress, slot->start);
     uv_fs_req_cleanup(request);
     if (s->to_issue > 0) {
         s->to_issue--;
@@ -96,7 +96,7 @@ static void on_read(uv_fs_t *request)
 static int libuv_run(void *self, uint64_t count)
 {
     struct uv_side *s = self;
-    const struct work *w = s->reads.work;
+    const struct work *w = s->progress.work;
     uint32_t n = count < w->depth ? (uint32_t)count : w->depth;
 
     s->to_issue = count - n;
@@ -106,12 +106,12 @@ static int libuv_run(void *self, uint64_t count)
     return s->error;
 }
 
-static struct reads *libuv_reads(void *self)
+static struct progress *libuv_progress(void *self)
 {
-    return &((struct uv_side *)self)->reads;
+    return &((struct uv_side *)self)->progress;
 }
 
 const struct side peer_uv = {
-    "libuv", "libuv's uv_fs_read, its thread pool", libuv_open, libuv_run, NULL, libuv_reads,
+    "libuv", "libuv's uv_fs_read, its thread pool", libuv_open, libuv_run, NULL, libuv_progress,
     libuv_free,
 };
