@@ -29,6 +29,8 @@ TIME_LIMIT := 120
 IOE_TEST_DISK ?= $(CURDIR)/target/c_tests
 PROVE := IOE_TEST_DISK=$(IOE_TEST_DISK) EXAMPLES=target/examples prove --failures --comments --exec 'timeout --kill-after=5 $(TIME_LIMIT)'
 
+REFERENCE := target/reference/release/reference
+
 # Programs that meet faults from outside, and what they need beside cmocka.
 FAULTS := $(patsubst c_tests/faults/%.c,target/faults/%,$(wildcard c_tests/faults/*.c))
 # Each of these takes less than a few seconds with any driver.
@@ -177,8 +179,14 @@ lint: ## rustfmt and clippy, warnings as errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --release --all-targets -- -D warnings
 
-bench: target/bench/bench ## this engine beside what a program would use otherwise
+bench: target/bench/bench $(REFERENCE) ## this engine beside what a program would use otherwise
 	target/bench/bench $(BENCH)
+
+# A peer of the bench: a package of its own, built once. Where that fails its side is left out.
+REFERENCE_SOURCES := $(addprefix bench/reference/,Cargo.toml Cargo.lock src/main.rs)
+$(REFERENCE): $(REFERENCE_SOURCES)
+	@$(CARGO) build --locked --release --manifest-path $< --target-dir target/reference || \
+	  echo "bench/reference cannot be built (it needs libclang-dev, and the crates): left out" >&2
 
 target/bench/bench: $(filter-out bench/allocs.c,$(wildcard bench/*.c))
 target/bench/bench: BENCH_LIBS := -luring -luv

@@ -6,13 +6,21 @@
  *     target/bench/bench --help
  *
  * Each case runs all its sides in turn, round after round, so that whatever else happens on the
- * machine hits all of them. In a round every side reads the same random blocks, as many, into the
+ * machine hits all of them. In a round every side transfers the same blocks, as many, with the
  * same buffers, and looks at every result and at a sample of the data. Compared are medians over
  * the rounds; a ratio is the median of the rounds' ratios. Pinning to processors is left to the
  * caller (taskset): the engine's own threads and the caller's are the system's to place.
  *
  * The engine's sides name their driver, so that none is compared that was only fallen back to. A
  * side that cannot be set up here is left out, and a case whose first side that is; both are said.
+ *
+ * The cases of merging compare the engine with itself, merging off and on, on the driver of
+ * --driver. All of a case's sides have the same depth and the same room in the queue, enough for
+ * events to wait while depth operations of the whole merge limit are under way. Their buffers are
+ * apart from each other in memory, so that what is merged is vectored. What is written was
+ * written before: no extents are converted under the clock. CPU time is that of the whole process,
+ * user and system, io_uring's own threads for it included. Not in it: interrupts that hit another
+ * process, the kernel's workers (of block layer and file system), and what the host does.
  */
 #include "bench.h"
 
@@ -25,54 +33,107 @@
 #include <unistd.h>
 #include <io_engine.h>
 
-enum { MAX_ROUNDS = 99, DIRECT_FACTOR = 3, MAX_SIDES = 7, MAX_LATENCIES = 1 << 20, EXIT_USAGE = 2 };
-enum { URING = IOE_DRIVER_URING, AIO = IOE_DRIVER_AIO, POOL = IOE_DRIVER_POOL };
+enum { MAX_ROUNDS = 99, DIRECT_FACTOR = 3, MAX_SIDES = 8, MAX_LATENCIES = 1 << 20, EXIT_USAGE = 2 };
+enum { URING = IOE_DRIVER_URING, AIO = IOE_DRIVER_AIO, POOL = IOE_DRIVER_POOL, CHOSEN = -1 };
+static int chosen = URING; /* --driver */
+static const int drivers[] = {URING, AIO, POOL};
+enum { N_DRIVERS = sizeof drivers / sizeof *drivers };
 
 struct contender {
     const struct side *side;
-    int driver; /* the engine's; 0 for its peers */
+    int driver; /* the engine's; 0 for its peers; CHOSEN: that of --driver */
 };
 
 struct test {
     const char *name;
     const char *what;
-    bool direct;
+    bool direct, write, sequential;
     uint32_t block, depth, batch;
+    uint32_t queue;         /* events in flight at most; 0: depth, twice that behind a queue */
+    uint32_t merge_limit;   /* 0: not about merging */
     uint32_t latency_every; /* 0: not measured */
     struct contender sides[MAX_SIDES + 1]; /* the table's ratios are to the first */
 };
 
+/* 32 events of 4 KiB make an operation, and 128 of those 4096 events. */
+enum { LIMIT = 128 << 10, QUEUE = 4096 };
+
 static const struct test tests[] = {
-    {"cached4k", "4 KiB random reads in the page cache, depth 128, batches of 32", false, 4096,
-     128, 32, 0,
-     {{&peer_uring, 0}, {&engine_polled, URING}, {&engine_inline, URING},
-      {&engine_producer, URING}, {&peer_uring_registered, 0}, {&peer_pread, 0}}},
-    {"cached512", "512-byte random reads in the page cache, depth 128, batches of 32", false, 512,
-     128, 32, 0,
-     {{&peer_uring, 0}, {&engine_polled, URING}, {&engine_inline, URING},
-      {&engine_producer, URING}, {&peer_uring_registered, 0}, {&peer_pread, 0}}},
-    {"single", "4 KiB random reads in the page cache, one at a time", false, 4096, 1, 1, 8,
-     {{&peer_pread, 0}, {&engine_wait, URING}, {&peer_uring, 0}, {&engine_polled, URING}}},
-    {"direct1", "4 KiB random reads with O_DIRECT, depth 1", true, 4096, 1, 1, 1,
-     {{&peer_uring, 0}, {&engine_polled, URING}, {&engine_inline, URING}, {&engine_wait, URING},
-      {&peer_uring_registered, 0}, {&peer_pread, 0}}},
-    {"direct64", "4 KiB random reads with O_DIRECT, depth 64, batches of 16", true, 4096, 64, 16,
-     0,
-     {{&peer_uring, 0}, {&engine_polled, URING}, {&engine_inline, URING},
-      {&engine_producer, URING}, {&peer_uring_registered, 0}}},
-    {"aio1", "4 KiB random reads with O_DIRECT, depth 1", true, 4096, 1, 1, 1,
-     {{&peer_aio, 0}, {&engine_polled, AIO}, {&engine_polled, POOL}, {&engine_polled, URING}}},
-    {"aio64", "4 KiB random reads with O_DIRECT, depth 64, batches of 16", true, 4096, 64, 16, 0,
-     {{&peer_aio, 0}, {&engine_polled, AIO}, {&engine_polled, POOL}, {&engine_polled, URING}}},
-    {"pool128", "4 KiB random reads in the page cache, depth 128, batches of 32", false, 4096,
-     128, 32, 0,
-     {{&peer_uv, 0}, {&peer_posix, 0}, {&peer_posix_two, 0}, {&engine_polled, POOL},
-      {&engine_inline, POOL}, {&engine_producer, POOL}, {&engine_polled, AIO}}},
+    {.name = "cached4k",
+     .what = "4 KiB random reads in the page cache, depth 128, batches of 32",
+     .block = 4096, .depth = 128, .batch = 32,
+     .sides = {{&peer_uring, 0}, {&engine_polled, URING}, {&engine_inline, URING},
+               {&engine_producer, URING}, {&peer_uring_registered, 0}, {&peer_pread, 0}}},
+    {.name = "cached512",
+     .what = "512-byte random reads in the page cache, depth 128, batches of 32",
+     .block = 512, .depth = 128, .batch = 32,
+     .sides = {{&peer_uring, 0}, {&engine_polled, URING}, {&engine_inline, URING},
+               {&engine_producer, URING}, {&peer_uring_registered, 0}, {&peer_pread, 0}}},
+    {.name = "single",
+     .what = "4 KiB random reads in the page cache, one at a time",
+     .block = 4096, .depth = 1, .batch = 1, .latency_every = 8,
+     .sides = {{&peer_pread, 0}, {&engine_wait, URING}, {&peer_uring, 0},
+               {&engine_polled, URING}}},
+    {.name = "direct1",
+     .what = "4 KiB random reads with O_DIRECT, depth 1",
+     .direct = true, .block = 4096, .depth = 1, .batch = 1, .latency_every = 1,
+     .sides = {{&peer_uring, 0}, {&engine_polled, URING}, {&engine_inline, URING},
+               {&engine_wait, URING}, {&peer_uring_registered, 0}, {&peer_pread, 0}}},
+    {.name = "direct64",
+     .what = "4 KiB random reads with O_DIRECT, depth 64, batches of 16",
+     .direct = true, .block = 4096, .depth = 64, .batch = 16,
+     .sides = {{&peer_uring, 0}, {&engine_polled, URING}, {&engine_inline, URING},
+               {&engine_producer, URING}, {&peer_uring_registered, 0}}},
+    {.name = "aio1",
+     .what = "4 KiB random reads with O_DIRECT, depth 1",
+     .direct = true, .block = 4096, .depth = 1, .batch = 1, .latency_every = 1,
+     .sides = {{&peer_aio, 0}, {&engine_polled, AIO}, {&engine_polled, POOL},
+               {&engine_polled, URING}}},
+    {.name = "aio64",
+     .what = "4 KiB random reads with O_DIRECT, depth 64, batches of 16",
+     .direct = true, .block = 4096, .depth = 64, .batch = 16,
+     .sides = {{&peer_aio, 0}, {&engine_polled, AIO}, {&engine_polled, POOL},
+               {&engine_polled, URING}}},
+    {.name = "pool128",
+     .what = "4 KiB random reads in the page cache, depth 128, batches of 32",
+     .block = 4096, .depth = 128, .batch = 32,
+     .sides = {{&peer_uv, 0}, {&peer_posix, 0}, {&peer_posix_two, 0}, {&engine_polled, POOL},
+               {&engine_inline, POOL}, {&engine_producer, POOL}, {&engine_polled, AIO}}},
+    {.name = "mergewrite",
+     .what = "4 KiB sequential writes with O_DIRECT, depth 128, merge limit 128 KiB, queue 4096",
+     .direct = true, .write = true, .sequential = true,
+     .block = 4096, .depth = 128, .batch = 32, .queue = QUEUE, .merge_limit = LIMIT,
+     .sides = {{&engine_polled, CHOSEN}, {&engine_polled_merging, CHOSEN},
+               {&engine_batches, CHOSEN}, {&engine_batches_merging, CHOSEN},
+               {&engine_producer, CHOSEN}, {&engine_producer_merging, CHOSEN},
+               {&engine_merger, CHOSEN}, {&peer_reference, CHOSEN}}},
+    {.name = "mergeread",
+     .what = "4 KiB sequential reads with O_DIRECT, depth 128, merge limit 128 KiB, queue 4096",
+     .direct = true, .sequential = true,
+     .block = 4096, .depth = 128, .batch = 32, .queue = QUEUE, .merge_limit = LIMIT,
+     .sides = {{&engine_polled, CHOSEN}, {&engine_polled_merging, CHOSEN},
+               {&engine_batches, CHOSEN}, {&engine_batches_merging, CHOSEN},
+               {&engine_producer, CHOSEN}, {&engine_producer_merging, CHOSEN},
+               {&engine_merger, CHOSEN}, {&peer_reference, CHOSEN}}},
+    {.name = "mergerandom",
+     .what = "4 KiB random reads with O_DIRECT, depth 128, batches of 32, merge limit 128 KiB",
+     .direct = true, .block = 4096, .depth = 128, .batch = 32, .merge_limit = LIMIT,
+     .sides = {{&engine_polled, CHOSEN}, {&engine_polled_merging, CHOSEN},
+               {&engine_producer, CHOSEN}, {&engine_producer_merging, CHOSEN}}},
+    {.name = "mergecached",
+     .what = "4 KiB random reads in the page cache, depth 128, batches of 32, merge limit 128 KiB",
+     .block = 4096, .depth = 128, .batch = 32, .merge_limit = LIMIT,
+     .sides = {{&engine_polled, CHOSEN}, {&engine_polled_merging, CHOSEN}}},
+    {.name = "mergesingle",
+     .what = "4 KiB random reads with O_DIRECT, depth 1, merge limit 128 KiB",
+     .direct = true, .block = 4096, .depth = 1, .batch = 1, .merge_limit = LIMIT,
+     .latency_every = 1,
+     .sides = {{&engine_inline, CHOSEN}, {&engine_inline_merging, CHOSEN}}},
 };
 enum { N_TESTS = sizeof tests / sizeof *tests };
 
 /* What is promised, and to be found again in every run. */
-enum kind { SPEED_AT_LEAST, TIME_AT_MOST, CALLS_AT_MOST, CPU_AT_MOST };
+enum kind { SPEED_AT_LEAST, TIME_AT_MOST, CALLS_AT_MOST, CPU_AT_MOST, COST_AT_MOST };
 static const struct promise {
     const char *test;
     struct contender side, peer;
@@ -95,6 +156,37 @@ static const struct promise {
     {"pool128", {&engine_polled, POOL}, {&peer_uv, 0}, SPEED_AT_LEAST, 1.00},
     {"pool128", {&engine_polled, POOL}, {&peer_posix, 0}, SPEED_AT_LEAST, 1.00},
     {"pool128", {&engine_polled, POOL}, {&peer_posix_two, 0}, SPEED_AT_LEAST, 1.00},
+    {"mergewrite", {&engine_polled_merging, CHOSEN}, {&engine_polled, CHOSEN},
+     COST_AT_MOST, 1.0 / 3},
+    {"mergewrite", {&engine_polled_merging, CHOSEN}, {&engine_polled, CHOSEN},
+     SPEED_AT_LEAST, 1.00},
+    {"mergewrite", {&engine_batches_merging, CHOSEN}, {&engine_batches, CHOSEN},
+     COST_AT_MOST, 1.0 / 3},
+    {"mergewrite", {&engine_batches_merging, CHOSEN}, {&engine_batches, CHOSEN},
+     SPEED_AT_LEAST, 1.00},
+    {"mergewrite", {&engine_producer_merging, CHOSEN}, {&engine_producer, CHOSEN},
+     COST_AT_MOST, 1.0 / 3},
+    {"mergewrite", {&engine_producer_merging, CHOSEN}, {&engine_producer, CHOSEN},
+     SPEED_AT_LEAST, 1.00},
+    {"mergewrite", {&engine_merger, CHOSEN}, {&peer_reference, CHOSEN}, SPEED_AT_LEAST, 1.00},
+    {"mergewrite", {&engine_merger, CHOSEN}, {&peer_reference, CHOSEN}, COST_AT_MOST, 1.00},
+    {"mergeread", {&engine_polled_merging, CHOSEN}, {&engine_polled, CHOSEN},
+     COST_AT_MOST, 1.0 / 3},
+    {"mergeread", {&engine_polled_merging, CHOSEN}, {&engine_polled, CHOSEN}, SPEED_AT_LEAST, 1.00},
+    {"mergeread", {&engine_batches_merging, CHOSEN}, {&engine_batches, CHOSEN},
+     COST_AT_MOST, 1.0 / 3},
+    {"mergeread", {&engine_batches_merging, CHOSEN}, {&engine_batches, CHOSEN},
+     SPEED_AT_LEAST, 1.00},
+    {"mergeread", {&engine_producer_merging, CHOSEN}, {&engine_producer, CHOSEN},
+     COST_AT_MOST, 1.0 / 3},
+    {"mergeread", {&engine_producer_merging, CHOSEN}, {&engine_producer, CHOSEN},
+     SPEED_AT_LEAST, 1.00},
+    {"mergeread", {&engine_merger, CHOSEN}, {&peer_reference, CHOSEN}, SPEED_AT_LEAST, 1.00},
+    {"mergeread", {&engine_merger, CHOSEN}, {&peer_reference, CHOSEN}, COST_AT_MOST, 1.00},
+    {"mergerandom", {&engine_polled_merging, CHOSEN}, {&engine_polled, CHOSEN},
+     SPEED_AT_LEAST, 0.98},
+    {"mergerandom", {&engine_producer_merging, CHOSEN}, {&engine_producer, CHOSEN},
+     SPEED_AT_LEAST, 0.98},
 };
 enum { N_PROMISES = sizeof promises / sizeof *promises };
 
@@ -103,8 +195,6 @@ enum { N_PROMISES = sizeof promises / sizeof *promises };
  * promised: the limit is what one wake-up a second would cost, so that none may be there.
  */
 static const char idle_name[] = "idle";
-static const int idle_drivers[] = {URING, AIO, POOL};
-enum { N_IDLE = sizeof idle_drivers / sizeof *idle_drivers };
 static const double idle_limit = 5e-6;
 
 struct options {
@@ -118,13 +208,17 @@ struct options {
 enum { ROOM = DIRECT_FACTOR * MAX_ROUNDS };
 struct outcome {
     unsigned rounds; /* 0: did not run */
-    double iops[ROOM], p50_us[ROOM], calls[ROOM];
+    double iops[ROOM], p50_us[ROOM], calls[ROOM], operations[ROOM];
+    double cost[ROOM]; /* CPU seconds per GiB */
 };
 
-/* A disk's speed drifts from one second to the next: more rounds there, and shorter ones. */
+/*
+ * A disk's speed drifts from one second to the next: more rounds there, and shorter ones. As many
+ * as elsewhere do where the figures are far apart.
+ */
 static unsigned rounds_of(const struct test *t, const struct options *o)
 {
-    return t->direct ? DIRECT_FACTOR * o->rounds : o->rounds;
+    return t->direct && !t->sequential ? DIRECT_FACTOR * o->rounds : o->rounds;
 }
 
 static double seconds_each(const struct test *t, const struct options *o)
@@ -163,20 +257,25 @@ static struct spread spread_of(const double *values, unsigned n)
 }
 
 /* Of the rounds' ratios: what slowed a round down slowed both. */
-static struct spread ratio_of(const struct outcome *side, const struct outcome *peer)
+static struct spread ratio_of(const double *side, const double *peer, unsigned rounds)
 {
     double ratios[ROOM];
 
-    for (unsigned i = 0; i < side->rounds; i++)
-        ratios[i] = side->iops[i] / peer->iops[i];
-    return spread_of(ratios, side->rounds);
+    for (unsigned i = 0; i < rounds; i++)
+        ratios[i] = side[i] / peer[i];
+    return spread_of(ratios, rounds);
 }
 
 /* ---- one side in one round ------------------------------------------------------------------- */
 
+static int driver_number(const struct contender *c)
+{
+    return c->driver == CHOSEN ? chosen : c->driver;
+}
+
 static const char *driver_of(const struct contender *c)
 {
-    return c->driver != 0 ? ioe_driver_name(c->driver) : "";
+    return c->driver != 0 ? ioe_driver_name(driver_number(c)) : "";
 }
 
 __attribute__((format(printf, 3, 4), noreturn)) static void
@@ -193,18 +292,40 @@ broken(const struct test *t, const struct contender *c, const char *format, ...)
 }
 
 struct once {
-    double seconds, calls, p50_us;
+    double seconds, calls, operations, cpu_seconds, p50_us;
 };
 
-static uint64_t calls_of(const struct side *side, void *self)
+static uint64_t counter(uint64_t (*get)(void *self), void *self)
 {
-    return side->system_calls ? side->system_calls(self) : 0;
+    return get ? get(self) : 0;
+}
+
+static uint64_t cpu_ns(const struct side *side, void *self)
+{
+    return clock_ns(side->cpu_clock ? side->cpu_clock(self) : CLOCK_PROCESS_CPUTIME_ID);
 }
 
 static void *set_up(const struct contender *c, struct work *work)
 {
-    work->driver = c->driver;
+    work->driver = driver_number(c);
     return c->side->open(work);
+}
+
+/* How many of a sample of the blocks written last, in sequence, are not in the file. */
+static uint64_t missing(const struct progress *p)
+{
+    enum { SAMPLE = 32 };
+    static _Alignas(4096) char data[4096];
+    const struct work *w = p->work;
+    uint64_t random = w->seed, written = p->issued < w->blocks ? p->issued : w->blocks, n = 0;
+
+    for (int i = 0; i < SAMPLE; i++) {
+        uint64_t block = (p->issued - 1 - draw(&random, written)) % w->blocks;
+        if (pread(w->fd, data, w->block, (off_t)(block * w->block)) != (ssize_t)w->block ||
+            !block_is(w, data, block))
+            n++;
+    }
+    return n;
 }
 
 static struct once run_once(const struct test *t, const struct contender *c, struct work *work,
@@ -219,17 +340,21 @@ static struct once run_once(const struct test *t, const struct contender *c, str
     struct progress *progress = side->progress(self);
     int err = side->run(self, warm_up);
     progress->timed = 0;
-    uint64_t calls = calls_of(side, self);
+    uint64_t calls = counter(side->system_calls, self);
+    uint64_t operations = counter(side->operations, self);
+    uint64_t cpu = cpu_ns(side, self);
     uint64_t start = now_ns();
     if (err == 0)
         err = side->run(self, count);
     once.seconds = (double)(now_ns() - start) / 1e9;
-    once.calls = (double)(calls_of(side, self) - calls) / (double)count;
-    uint64_t wrong = atomic_load(&progress->wrong);
+    once.cpu_seconds = (double)(cpu_ns(side, self) - cpu) / 1e9;
+    once.operations = (double)(counter(side->operations, self) - operations) / (double)count;
+    once.calls = (double)(counter(side->system_calls, self) - calls) / (double)count;
     if (err < 0)
         broken(t, c, "stopped: %s", strerror(-err));
+    uint64_t wrong = atomic_load(&progress->wrong) + (work->write ? missing(progress) : 0);
     if (wrong > 0)
-        broken(t, c, "%" PRIu64 " of %" PRIu64 " reads failed or brought wrong data", wrong,
+        broken(t, c, "%" PRIu64 " of %" PRIu64 " transfers failed or brought wrong data", wrong,
                warm_up + count);
     if (progress->timed > 0) {
         qsort(work->latencies, progress->timed, sizeof *work->latencies, by_latency);
@@ -239,7 +364,7 @@ static struct once run_once(const struct test *t, const struct contender *c, str
     return once;
 }
 
-/* As many reads as the first side does in the time wanted. */
+/* As many transfers as the first side does in the time wanted. */
 static uint64_t calibrate(const struct test *t, struct work *work, double seconds)
 {
     const double enough = 0.05;
@@ -286,17 +411,23 @@ static bool run_test(const struct test *t, const struct options *o, const struct
     unsigned n = count_sides(t);
     struct work work = {
         .fd = t->direct ? file->direct : file->buffered,
+        .write = t->write,
+        .sequential = t->sequential,
         .block = t->block,
         .depth = t->depth,
+        .queue = t->queue ? t->queue : 2 * t->depth,
+        .held = t->queue ? t->queue : t->depth,
         .batch = t->batch,
+        .merge_limit = t->merge_limit,
         .blocks = file->size / t->block,
         .seed = 1,
-        .buffers = buffers_new(work_buffers(t->depth), t->block),
+        .stride = t->merge_limit ? 2 * (size_t)t->block : t->block,
         .latencies = t->latency_every ? malloc(MAX_LATENCIES * sizeof(uint32_t)) : NULL,
         .max_latencies = MAX_LATENCIES,
         .latency_every = t->latency_every,
     };
 
+    work.buffers = buffers_new(work_buffers(&work), work.stride);
     if (!work.buffers || (t->latency_every && !work.latencies)) {
         fprintf(stderr, "bench: %s: no memory\n", t->name);
         exit(EXIT_FAILURE);
@@ -317,6 +448,9 @@ static bool run_test(const struct test *t, const struct options *o, const struct
             struct once once = run_once(t, &t->sides[i], &work, count / 10 + t->depth, count);
             outcomes[i].iops[round] = (double)count / once.seconds;
             outcomes[i].calls[round] = once.calls;
+            outcomes[i].operations[round] = once.operations;
+            outcomes[i].cost[round] =
+                once.cpu_seconds / ((double)count * t->block) * (double)(1 << 30);
             outcomes[i].p50_us[round] = once.p50_us;
         }
     }
@@ -325,11 +459,23 @@ static bool run_test(const struct test *t, const struct options *o, const struct
     return runs_here;
 }
 
+/* A figure that not all sides have. */
+static void print_median(bool known, const double *values, unsigned rounds, int precision)
+{
+    if (known)
+        printf(" %9.*f", precision, spread_of(values, rounds).median);
+    else
+        printf(" %9s", "?");
+}
+
 static void print_table(const struct test *t, const struct outcome *outcomes)
 {
+    bool merging = t->merge_limit != 0, latency = t->latency_every != 0;
+
     printf("\n%s: %s\n", t->name, t->what);
-    printf("  %-12s %-6s %10s %22s %7s %9s %9s\n", "side", "driver", "reads/s", "min..max",
-           "ratio", "calls/op", t->latency_every ? "p50 us" : "");
+    printf("  %-12s %-6s %10s %22s %7s %9s%s%s\n", "side", "driver",
+           t->write ? "writes/s" : "reads/s", "min..max", "ratio", "calls/op",
+           merging ? " kernel/op CPU s/GiB" : "", latency ? "    p50 us" : "");
     for (unsigned i = 0; t->sides[i].side; i++) {
         const struct contender *c = &t->sides[i];
         const struct outcome *r = &outcomes[i];
@@ -337,13 +483,15 @@ static void print_table(const struct test *t, const struct outcome *outcomes)
             continue;
         struct spread iops = spread_of(r->iops, r->rounds);
         printf("  %-12s %-6s %10.0f %10.0f..%-10.0f %7.3f", c->side->name, driver_of(c),
-               iops.median, iops.min, iops.max, ratio_of(r, &outcomes[0]).median);
-        if (c->side->system_calls)
-            printf(" %9.4f", spread_of(r->calls, r->rounds).median);
-        else
-            printf(" %9s", "?");
-        if (t->latency_every)
-            printf(" %9.2f", spread_of(r->p50_us, r->rounds).median);
+               iops.median, iops.min, iops.max,
+               ratio_of(r->iops, outcomes[0].iops, r->rounds).median);
+        print_median(c->side->system_calls, r->calls, r->rounds, 4);
+        if (merging) {
+            print_median(c->side->operations, r->operations, r->rounds, 4);
+            print_median(true, r->cost, r->rounds, 4);
+        }
+        if (latency)
+            print_median(true, r->p50_us, r->rounds, 2);
         putchar('\n');
     }
 }
@@ -402,8 +550,11 @@ static size_t judge(struct outcome (*outcomes)[MAX_SIDES], struct verdict *verdi
         const struct outcome *peer = outcome_of(&p->peer, t, outcomes);
         if (!side || (p->peer.side && !peer))
             continue;
-        double value = p->kind == CALLS_AT_MOST ? spread_of(side->calls, side->rounds).median
-                                                : ratio_of(side, peer).median;
+        unsigned rounds = side->rounds;
+        double value = p->kind == CALLS_AT_MOST ? spread_of(side->calls, rounds).median
+                       : p->kind == COST_AT_MOST
+                           ? ratio_of(side->cost, peer->cost, rounds).median
+                           : ratio_of(side->iops, peer->iops, rounds).median;
         verdicts[n++] = verdict_of(p, p->kind == TIME_AT_MOST ? 1 / value : value);
     }
     return n;
@@ -413,7 +564,7 @@ static void print_verdict(const struct verdict *v)
 {
     const struct contender *p = &v->peer;
 
-    printf("%s  %-9s %-11s %-6s ", v->kept ? "PASS" : "MISS", v->test,
+    printf("%s  %-11s %-11s %-6s ", v->kept ? "PASS" : "MISS", v->test,
            v->side.side ? v->side.side->name : "threaded", driver_of(&v->side));
     switch (v->kind) {
     case SPEED_AT_LEAST:
@@ -429,13 +580,17 @@ static void print_verdict(const struct verdict *v)
     case CPU_AT_MOST:
         printf("%.6f of a processor (at most %.6f)\n", v->value, v->limit);
         break;
+    case COST_AT_MOST:
+        printf("%.3f of the CPU time per GiB of %s (at most %.3f)\n", v->value, p->side->name,
+               v->limit);
+        break;
     }
 }
 
 static void json_verdict(FILE *to, const struct verdict *v)
 {
     static const char *const kinds[] = {"speed_at_least", "time_at_most", "calls_at_most",
-                                        "cpu_at_most"};
+                                        "cpu_at_most", "cpu_per_gib_at_most"};
 
     fprintf(to, "{\"case\": \"%s\", \"side\": \"%s\", \"driver\": \"%s\", ", v->test,
             v->side.side ? v->side.side->name : "threaded", driver_of(&v->side));
@@ -460,10 +615,15 @@ static void json_result(FILE *to, const struct test *t, unsigned side,
 
     fprintf(to, "{\"case\": \"%s\", \"side\": \"%s\", \"driver\": \"%s\", \"rounds\": %u",
             t->name, c->side->name, driver_of(c), r->rounds);
-    json_spread(to, "reads_per_second", spread_of(r->iops, r->rounds));
-    json_spread(to, "ratio", ratio_of(r, &outcomes[0]));
+    json_spread(to, t->write ? "writes_per_second" : "reads_per_second",
+                spread_of(r->iops, r->rounds));
+    json_spread(to, "ratio", ratio_of(r->iops, outcomes[0].iops, r->rounds));
     if (c->side->system_calls)
         json_spread(to, "calls_per_operation", spread_of(r->calls, r->rounds));
+    if (t->merge_limit && c->side->operations)
+        json_spread(to, "kernel_operations_per_event", spread_of(r->operations, r->rounds));
+    if (t->merge_limit)
+        json_spread(to, "cpu_seconds_per_gib", spread_of(r->cost, r->rounds));
     if (t->latency_every)
         json_spread(to, "p50_us", spread_of(r->p50_us, r->rounds));
     fputc('}', to);
@@ -504,7 +664,7 @@ static int write_json(const struct options *o, struct outcome (*outcomes)[MAX_SI
 static double seconds_of(const struct options *o)
 {
     const double warm_up = 1.1, file = 1; /* and for the file, in each case */
-    double sum = wanted(idle_name, o) ? N_IDLE * o->idle_seconds : 0;
+    double sum = wanted(idle_name, o) ? N_DRIVERS * o->idle_seconds : 0;
 
     for (unsigned t = 0; t < N_TESTS; t++)
         if (wanted(tests[t].name, o))
@@ -525,9 +685,11 @@ static void print_heading(const struct options *o)
     printf("sides:\n");
     static const struct side *const all[] = {
         &peer_uring, &engine_polled, &engine_inline, &engine_producer, &engine_wait,
-        &peer_uring_registered, &peer_pread, &peer_aio, &peer_posix, &peer_posix_two, &peer_uv};
+        &peer_uring_registered, &peer_pread, &peer_aio, &peer_posix, &peer_posix_two, &peer_uv,
+        &engine_batches, &engine_merger, &peer_reference};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         printf("  %-12s %s\n", all[i]->name, all[i]->what);
+    printf("  %-12s the same, with a merge_limit\n", "...+m");
 }
 
 /* ---- idle contexts --------------------------------------------------------------------------- */
@@ -541,17 +703,17 @@ static size_t run_idle(const struct options *o, const struct bench_file *file,
     printf("\n%s: %d contexts that were used and now wait, %.1f s\n", idle_name,
            (int)IDLE_CONTEXTS, o->idle_seconds);
     printf("  %-12s %-6s %12s %12s\n", "side", "driver", "processors", "wake-ups/s");
-    for (size_t i = 0; i < N_IDLE; i++) {
-        struct promise promise = {idle_name, {NULL, idle_drivers[i]}, {NULL, 0}, CPU_AT_MOST,
+    for (size_t i = 0; i < N_DRIVERS; i++) {
+        struct promise promise = {idle_name, {NULL, drivers[i]}, {NULL, 0}, CPU_AT_MOST,
                                   idle_limit};
         struct idle idle;
-        int err = idle_measure(&idle, idle_drivers[i], file, o->idle_seconds);
+        int err = idle_measure(&idle, drivers[i], file, o->idle_seconds);
         if (err < 0) {
             fprintf(stderr, "bench: %s: %s is left out: %s\n", idle_name,
-                    ioe_driver_name(idle_drivers[i]), ioe_strerror(err));
+                    ioe_driver_name(drivers[i]), ioe_strerror(err));
             continue;
         }
-        printf("  %-12s %-6s %12.6f %12.1f\n", "threaded", ioe_driver_name(idle_drivers[i]),
+        printf("  %-12s %-6s %12.6f %12.1f\n", "threaded", ioe_driver_name(drivers[i]),
                idle.processors, idle.wake_ups);
         verdicts[n++] = verdict_of(&promise, idle.processors);
     }
@@ -575,14 +737,17 @@ static void usage(FILE *to)
         fprintf(to, " %s", tests[t].name);
     fprintf(to,
             "\n"
+            "  --driver NAME    of the cases of merging: uring, aio, pool (default: that of\n"
+            "                   IOE_DRIVER in the environment, else uring)\n"
             "  --file PATH      the file to read: made if missing, then kept (default: one that\n"
-            "                   has no name and is gone afterwards, in the current directory)\n"
+            "                   has no name and is gone afterwards, in the current directory);\n"
+            "                   what is written goes to a nameless one beside it\n"
             "  --size MIB       its size (default 128)\n"
             "  --json PATH      write the results there as well\n"
             "  --help           print this\n"
             "\n"
             "Exit status: 0 when all was measured, kept promises or not; 1 when something failed\n"
-            "or a read brought wrong data; 2 for a wrong command line.\n");
+            "or a transfer went wrong; 2 for a wrong command line.\n");
 }
 
 static double number(const char *text, double min, double max, const char *option)
@@ -595,6 +760,15 @@ static double number(const char *text, double min, double max, const char *optio
         exit(EXIT_USAGE);
     }
     return value;
+}
+
+static int driver_named(const char *name)
+{
+    for (size_t i = 0; i < N_DRIVERS; i++)
+        if (strcmp(name, ioe_driver_name(drivers[i])) == 0)
+            return drivers[i];
+    fprintf(stderr, "bench: '%s' is no driver: uring, aio or pool\n", name);
+    exit(EXIT_USAGE);
 }
 
 static bool names_are_cases(const struct options *o)
@@ -610,15 +784,17 @@ static bool names_are_cases(const struct options *o)
 
 static struct options parse_options(int argc, char **argv)
 {
-    enum { ROUNDS = 256, SECONDS, QUICK, ONLY, FILE_PATH, SIZE, JSON, HELP };
+    enum { ROUNDS = 256, SECONDS, QUICK, ONLY, DRIVER, FILE_PATH, SIZE, JSON, HELP };
     static const struct option known[] = {
         {"rounds", required_argument, NULL, ROUNDS}, {"seconds", required_argument, NULL, SECONDS},
         {"quick", no_argument, NULL, QUICK},         {"only", required_argument, NULL, ONLY},
-        {"file", required_argument, NULL, FILE_PATH}, {"size", required_argument, NULL, SIZE},
-        {"json", required_argument, NULL, JSON},     {"help", no_argument, NULL, HELP},
+        {"driver", required_argument, NULL, DRIVER}, {"file", required_argument, NULL, FILE_PATH},
+        {"size", required_argument, NULL, SIZE},     {"json", required_argument, NULL, JSON},
+        {"help", no_argument, NULL, HELP},
         {NULL, 0, NULL, 0},
     };
     struct options o = {.rounds = 9, .seconds = 0.25, .idle_seconds = 2, .file_mib = 128};
+    const char *driver = getenv("IOE_DRIVER");
     int opt;
 
     while ((opt = getopt_long(argc, argv, "", known, NULL)) != -1) {
@@ -631,6 +807,7 @@ static struct options parse_options(int argc, char **argv)
             o.idle_seconds = 0.5;
             break;
         case ONLY: o.only = optarg; break;
+        case DRIVER: driver = optarg; break;
         case FILE_PATH: o.file = optarg; break;
         case SIZE: o.file_mib = (uint64_t)number(optarg, 1, 65536, "--size"); break;
         case JSON: o.json = optarg; break;
@@ -638,6 +815,8 @@ static struct options parse_options(int argc, char **argv)
         default: exit(EXIT_USAGE);
         }
     }
+    if (driver && *driver && strcmp(driver, ioe_driver_name(IOE_DRIVER_AUTO)) != 0)
+        chosen = driver_named(driver);
     if (optind != argc || !names_are_cases(&o)) {
         usage(stderr);
         exit(EXIT_USAGE);
@@ -655,7 +834,7 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     setvbuf(stdout, NULL, _IOLBF, 0);
     print_heading(&o);
-    struct verdict verdicts[N_IDLE + N_PROMISES];
+    struct verdict verdicts[N_DRIVERS + N_PROMISES];
     size_t n = wanted(idle_name, &o) ? run_idle(&o, &file, verdicts) : 0;
     for (unsigned t = 0; t < N_TESTS; t++) {
         if (!wanted(tests[t].name, &o))
@@ -665,8 +844,13 @@ int main(int argc, char **argv)
                     tests[t].name);
             return EXIT_FAILURE;
         }
-        if (run_test(&tests[t], &o, &file, outcomes[t]))
+        struct bench_file scratch;
+        if (tests[t].write && file_scratch(&scratch, o.file, file.size) < 0)
+            return EXIT_FAILURE;
+        if (run_test(&tests[t], &o, tests[t].write ? &scratch : &file, outcomes[t]))
             print_table(&tests[t], outcomes[t]);
+        if (tests[t].write)
+            file_close(&scratch);
     }
     putchar('\n');
     n += judge(outcomes, verdicts + n);

@@ -1,6 +1,8 @@
 /*
- * engine.c: the same reads by the engine, in each of the ways a program may use it. Every event
+ * engine.c: the same transfers by the engine, in each of the ways a program may use it. Every event
  * is made once and used again: a callback that has checked its data makes the event free.
+ *
+ * The sides that merge run the same code as those that do not; only the configuration differs.
  */
 #include "bench.h"
 
@@ -30,19 +32,21 @@ struct engine {
     struct slot *slots;
     uint32_t n_slots;
 
+    ioe_event **batch;
+
     /* polled */
     uint32_t n_free;
     struct slot **free_slots; /* a stack, as the hand-written ring has */
-    ioe_event **batch;
     uint32_t in_flight;
 
-    /* inline: touched by the driver thread alone once the first reads are submitted */
+    /* inline: touched by the driver thread alone once the first events are submitted */
     uint64_t to_issue, to_finish;
     int error;
     sem_t finished;
 
     /* producer */
     uint32_t next_slot;
+    ioe_merger *merger;
 };
 
 /* ---- common -------------------------------------------------------------------------------- */
@@ -51,6 +55,8 @@ static void engine_free(void *self)
 {
     struct engine *e = self;
 
+    if (e->merger)
+        ioe_merger_free(e->merger);
     if (e->ctx)
         ioe_context_free(e->ctx);
     for (uint32_t i = 0; e->slots && i < e->n_slots; i++)
@@ -60,6 +66,14 @@ static void engine_free(void *self)
     free(e->batch);
     sem_destroy(&e->finished);
     free(e);
+}
+
+static struct engine *cannot(struct engine *e, int err)
+{
+    fprintf(stderr, "bench: the engine on %s cannot be set up: %s\n",
+            ioe_driver_name(e->progress.work->driver), ioe_strerror(err));
+    engine_free(e);
+    return NULL;
 }
 
 static struct engine *engine_new(const struct work *work, ioe_callback callback,
@@ -80,20 +94,14 @@ static struct engine *engine_new(const struct work *work, ioe_callback callback,
         struct slot *s = &e->slots[i];
         *s = (struct slot){.event = ioe_event_new(),
                            .engine = e,
-                           .data = work->buffers + (size_t)i * work->block,
+                           .data = work->buffers + i * work->stride,
                            .is_free = true};
         e->free_slots[e->n_free++] = s;
         err = callback ? ioe_event_set_callback(s->event, callback, s) : s->event ? 0 : -ENOMEM;
     }
     if (err == 0)
         err = ioe_context_new(config, &e->ctx);
-    if (err < 0) {
-        fprintf(stderr, "bench: the engine on %s cannot be set up: %s\n",
-                ioe_driver_name(config->driver), ioe_strerror(err));
-        engine_free(e);
-        return NULL;
-    }
-    return e;
+    return err < 0 ? cannot(e, err) : e;
 }
 
 static ioe_config config_of(const struct work *work, uint32_t workers, uint32_t flags)
@@ -114,7 +122,10 @@ static int prepare(struct slot *s)
     const struct work *w = e->progress.work;
 
     s->block = progress_next(&e->progress);
-    return ioe_prep_read(s->event, w->fd, s->data, w->block, s->block * w->block);
+    if (!w->write)
+        return ioe_prep_read(s->event, w->fd, s->data, w->block, s->block * w->block);
+    block_stamp(w, s->data, s->block);
+    return ioe_prep_write(s->event, w->fd, s->data, w->block, s->block * w->block);
 }
 
 static void check(struct slot *s)
@@ -122,18 +133,35 @@ static void check(struct slot *s)
     progress_check(&s->engine->progress, s->block, s->data, ioe_event_result(s->event));
 }
 
-static uint64_t engine_calls(void *self)
+static ioe_stats stats_of(void *self)
 {
     ioe_stats stats;
 
     ioe_context_stats(((struct engine *)self)->ctx, &stats, sizeof stats);
-    return stats.system_calls;
+    return stats;
+}
+
+static uint64_t engine_calls(void *self)
+{
+    return stats_of(self).system_calls;
+}
+
+static uint64_t engine_operations(void *self)
+{
+    return stats_of(self).operations;
 }
 
 static struct progress *engine_progress(void *self)
 {
     return &((struct engine *)self)->progress;
 }
+
+#define SIDE(side_name, side_what, side_open, side_run)                                            \
+    {                                                                                              \
+        .name = side_name, .what = side_what, .open = side_open, .run = side_run,                  \
+        .system_calls = engine_calls, .operations = engine_operations,                             \
+        .progress = engine_progress, .close = engine_free,                                         \
+    }
 
 /* ---- polled: one thread, batches, callbacks inside ioe_poll ---------------------------------- */
 
@@ -148,11 +176,23 @@ static void on_polled(ioe_event *event, void *arg)
     e->in_flight--;
 }
 
-static void *polled_open(const struct work *work)
+static void *polled_new(const struct work *work, uint32_t merge_limit)
 {
     ioe_config config = config_of(work, 0, IOE_POLLED);
 
-    return engine_new(work, on_polled, &config, work->depth);
+    config.queue_size = work->held;
+    config.merge_limit = merge_limit;
+    return engine_new(work, on_polled, &config, work->held);
+}
+
+static void *polled_open(const struct work *work)
+{
+    return polled_new(work, 0);
+}
+
+static void *polled_open_merging(const struct work *work)
+{
+    return polled_new(work, work->merge_limit);
 }
 
 static int polled_run(void *self, uint64_t count)
@@ -188,10 +228,10 @@ static int polled_run(void *self, uint64_t count)
     return 0;
 }
 
-const struct side engine_polled = {
-    "polled", "engine, IOE_POLLED: submit a batch, poll",
-    polled_open, polled_run, engine_calls, engine_progress, engine_free,
-};
+const struct side engine_polled =
+    SIDE("polled", "engine, IOE_POLLED: submit a batch, poll", polled_open, polled_run);
+const struct side engine_polled_merging =
+    SIDE("polled+m", "the same, merging", polled_open_merging, polled_run);
 
 /* ---- inline: callbacks on the driver thread submit the next read themselves ------------------ */
 
@@ -217,11 +257,22 @@ static void on_inline(ioe_event *event, void *arg)
         sem_post(&e->finished);
 }
 
-static void *inline_open(const struct work *work)
+static void *inline_new(const struct work *work, uint32_t merge_limit)
 {
     ioe_config config = config_of(work, 0, 0);
 
+    config.merge_limit = merge_limit;
     return engine_new(work, on_inline, &config, work->depth);
+}
+
+static void *inline_open(const struct work *work)
+{
+    return inline_new(work, 0);
+}
+
+static void *inline_open_merging(const struct work *work)
+{
+    return inline_new(work, work->merge_limit);
 }
 
 static int inline_run(void *self, uint64_t count)
@@ -246,10 +297,10 @@ static int inline_run(void *self, uint64_t count)
     return e->error;
 }
 
-const struct side engine_inline = {
-    "inline", "engine, workers = 0: callbacks submit again",
-    inline_open, inline_run, engine_calls, engine_progress, engine_free,
-};
+const struct side engine_inline =
+    SIDE("inline", "engine, workers = 0: callbacks submit again", inline_open, inline_run);
+const struct side engine_inline_merging =
+    SIDE("inline+m", "the same, merging", inline_open_merging, inline_run);
 
 /* ---- producer: one thread submits, callbacks give the events back ---------------------------- */
 
@@ -262,65 +313,136 @@ static void on_produced(ioe_event *event, void *arg)
     atomic_store_explicit(&s->is_free, true, memory_order_release);
 }
 
-static struct engine *producer_new(const struct work *work, uint32_t workers)
+static struct engine *producer_new(const struct work *work, uint32_t workers, uint32_t merge_limit)
 {
     ioe_config config = config_of(work, workers, 0);
-    uint32_t n_slots = work_buffers(work->depth);
 
-    /*
-     * More events than the queue takes: the next one is free again before the queue has room,
-     * so that it is the engine that makes the producer wait.
-     */
-    config.queue_size = 2 * work->depth;
-    return engine_new(work, on_produced, &config, n_slots);
+    config.queue_size = work->queue;
+    config.merge_limit = merge_limit;
+    return engine_new(work, on_produced, &config, work_buffers(work));
 }
 
 static void *producer_open(const struct work *work)
 {
-    return producer_new(work, 0);
+    return producer_new(work, 0, 0);
+}
+
+static void *producer_open_merging(const struct work *work)
+{
+    return producer_new(work, 0, work->merge_limit);
 }
 
 static void *one_worker_open(const struct work *work)
 {
-    return producer_new(work, 1);
+    return producer_new(work, 1, 0);
+}
+
+static void *one_worker_open_merging(const struct work *work)
+{
+    return producer_new(work, 1, work->merge_limit);
 }
 
 static void *two_workers_open(const struct work *work)
 {
-    return producer_new(work, 2);
+    return producer_new(work, 2, 0);
+}
+
+/* Its own limit; the context has none. */
+static void *merger_open(const struct work *work)
+{
+    struct engine *e = producer_new(work, 0, 0);
+
+    if (!e)
+        return NULL;
+    int err = ioe_merger_new(e->ctx, work->fd, work->write ? IOE_WRITE : IOE_READ,
+                             work->merge_limit, &e->merger);
+    return err < 0 ? cannot(e, err) : e;
+}
+
+/* The next event of the circle, prepared; waits until its callback is through with it. */
+static int next_event(struct engine *e, ioe_event **event)
+{
+    struct slot *s = &e->slots[e->next_slot];
+
+    e->next_slot = e->next_slot + 1 < e->n_slots ? e->next_slot + 1 : 0;
+    while (!atomic_load_explicit(&s->is_free, memory_order_acquire))
+        sched_yield();
+    atomic_store_explicit(&s->is_free, false, memory_order_relaxed);
+    *event = s->event;
+    return prepare(s);
 }
 
 static int producer_run(void *self, uint64_t count)
 {
     struct engine *e = self;
+    ioe_event *event;
 
     while (count-- > 0) {
-        struct slot *s = &e->slots[e->next_slot];
-        e->next_slot = e->next_slot + 1 < e->n_slots ? e->next_slot + 1 : 0;
-        while (!atomic_load_explicit(&s->is_free, memory_order_acquire))
-            sched_yield();
-        atomic_store_explicit(&s->is_free, false, memory_order_relaxed);
-        int err = prepare(s);
+        int err = next_event(e, &event);
         if (err == 0)
-            err = ioe_submit(e->ctx, s->event);
+            err = ioe_submit(e->ctx, event);
         if (err < 0)
             return err;
     }
     return ioe_drain(e->ctx, -1);
 }
 
-const struct side engine_producer = {
-    "producer", "engine, workers = 0: another thread submits one by one",
-    producer_open, producer_run, engine_calls, engine_progress, engine_free,
-};
-const struct side engine_one_worker = {
-    "1 worker", "engine, workers = 1: another thread submits one by one",
-    one_worker_open, producer_run, engine_calls, engine_progress, engine_free,
-};
-const struct side engine_two_workers = {
-    "2 workers", "engine, workers = 2: another thread submits one by one",
-    two_workers_open, producer_run, engine_calls, engine_progress, engine_free,
-};
+static int batches_run(void *self, uint64_t count)
+{
+    struct engine *e = self;
+    uint32_t batch = e->progress.work->batch;
+
+    for (uint64_t left = count; left > 0;) {
+        uint32_t n = left < batch ? (uint32_t)left : batch;
+        for (uint32_t i = 0; i < n; i++) {
+            int err = next_event(e, &e->batch[i]);
+            if (err < 0)
+                return err;
+        }
+        int accepted = ioe_submit_batch(e->ctx, e->batch, n);
+        if (accepted != (int)n)
+            return accepted < 0 ? accepted : -EAGAIN;
+        left -= n;
+    }
+    return ioe_drain(e->ctx, -1);
+}
+
+static int merger_run(void *self, uint64_t count)
+{
+    struct engine *e = self;
+    ioe_event *event;
+
+    while (count-- > 0) {
+        int err = next_event(e, &event);
+        if (err == 0)
+            err = ioe_merger_add(e->merger, event);
+        if (err < 0)
+            return err;
+    }
+    return ioe_drain(e->ctx, -1); /* flushes it */
+}
+
+const struct side engine_producer =
+    SIDE("producer", "engine, workers = 0: another thread submits one by one",
+         producer_open, producer_run);
+const struct side engine_producer_merging =
+    SIDE("producer+m", "the same, merging", producer_open_merging, producer_run);
+const struct side engine_batches =
+    SIDE("batches", "engine, workers = 0: another thread submits batches",
+         producer_open, batches_run);
+const struct side engine_batches_merging =
+    SIDE("batches+m", "the same, merging", producer_open_merging, batches_run);
+const struct side engine_merger =
+    SIDE("merger", "engine, workers = 0: another thread adds to an ioe_merger",
+         merger_open, merger_run);
+const struct side engine_one_worker =
+    SIDE("1 worker", "engine, workers = 1: another thread submits one by one",
+         one_worker_open, producer_run);
+const struct side engine_one_worker_merging =
+    SIDE("1 worker+m", "the same, merging", one_worker_open_merging, producer_run);
+const struct side engine_two_workers =
+    SIDE("2 workers", "engine, workers = 2: another thread submits one by one",
+         two_workers_open, producer_run);
 
 /* ---- wait: ioe_submit_wait ------------------------------------------------------------------ */
 
@@ -351,7 +473,5 @@ static int wait_run(void *self, uint64_t count)
     return 0;
 }
 
-const struct side engine_wait = {
-    "submit_wait", "engine, ioe_submit_wait in a loop",
-    wait_open, wait_run, engine_calls, engine_progress, engine_free,
-};
+const struct side engine_wait =
+    SIDE("submit_wait", "engine, ioe_submit_wait in a loop", wait_open, wait_run);

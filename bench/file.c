@@ -1,10 +1,11 @@
 /*
- * file.c: the file that is read, and the memory it is read into.
+ * file.c: the file that is read or written, and the memory beside it.
  */
 #include "bench.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -45,27 +46,51 @@ static int fill(int fd, const char *path, uint64_t size)
     return fsync(fd) < 0 ? complain(path, "syncing") : 0;
 }
 
+int file_scratch(struct bench_file *file, const char *path, uint64_t size)
+{
+    static const char pattern[] = "io_engine-bench-XXXXXX";
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    char name[PATH_MAX];
+    int directory = slash ? (int)(slash - path) + 1 : 0;
+
+    if (snprintf(name, sizeof name, "%.*s%s", directory, path ? path : "", pattern) >=
+        (int)sizeof name)
+        return -ENAMETOOLONG;
+    file->buffered = mkostemp(name, O_CLOEXEC);
+    if (file->buffered < 0)
+        return complain(name, "making");
+    file->direct = open(name, O_RDWR | O_DIRECT | O_CLOEXEC);
+    file->size = size;
+    unlink(name);
+    return fill(file->buffered, name, size);
+}
+
+void file_close(struct bench_file *file)
+{
+    close(file->buffered);
+    if (file->direct >= 0)
+        close(file->direct);
+}
+
 int file_open(struct bench_file *file, const char *path, uint64_t size)
 {
-    char nameless[] = "io_engine-bench-XXXXXX";
-    const char *name = path ? path : nameless;
-    int fd = path ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644) : mkostemp(nameless, O_CLOEXEC);
+    if (!path)
+        return file_scratch(file, NULL, size);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     struct stat st;
 
     if (fd < 0 || fstat(fd, &st) < 0)
-        return complain(name, "opening");
-    file->direct = open(name, O_RDONLY | O_DIRECT | O_CLOEXEC);
-    if (!path)
-        unlink(name);
+        return complain(path, "opening");
+    file->direct = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
     bool ours = (uint64_t)st.st_size == size && sector_is(fd, 0) &&
                 sector_is(fd, size / SECTOR - 1);
     if (!ours && st.st_size != 0) {
-        fprintf(stderr, "bench: %s: holds something else: name a file that does not exist\n", name);
+        fprintf(stderr, "bench: %s: holds something else: name a file that does not exist\n", path);
         return -EEXIST;
     }
     file->buffered = fd;
     file->size = size;
-    return ours ? 0 : fill(fd, name, size);
+    return ours ? 0 : fill(fd, path, size);
 }
 
 int file_cache(const struct bench_file *file, bool cached)
@@ -85,9 +110,9 @@ int file_cache(const struct bench_file *file, bool cached)
     return 0;
 }
 
-char *buffers_new(uint32_t blocks, uint32_t block)
+char *buffers_new(uint32_t n, size_t stride)
 {
-    size_t len = ((size_t)blocks * block + PAGE - 1) / PAGE * PAGE;
+    size_t len = (n * stride + PAGE - 1) / PAGE * PAGE;
     char *buffers = aligned_alloc(PAGE, len);
 
     if (buffers)

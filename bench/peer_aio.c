@@ -193,5 +193,11 @@ static struct progress *aio_progress(void *self)
 }
 
 const struct side peer_aio = {
-    "io_submit", "Linux AIO by hand", aio_open, aio_run, aio_calls, aio_progress, aio_free,
+    .name = "io_submit",
+    .what = "Linux AIO by hand",
+    .open = aio_open,
+    .run = aio_run,
+    .system_calls = aio_calls,
+    .progress = aio_progress,
+    .close = aio_free,
 };

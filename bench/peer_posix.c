@@ -173,14 +173,18 @@ static struct progress *posix_progress(void *self)
 }
 
 const struct side peer_posix = {
-    "posixaio", "POSIX AIO of the C library", one_open, posix_run, NULL, posix_progress, posix_free,
+    .name = "posixaio",
+    .what = "POSIX AIO of the C library",
+    .open = one_open,
+    .run = posix_run,
+    .progress = posix_progress,
+    .close = posix_free,
 };
 const struct side peer_posix_two = {
-    "posixaio-2",
-    "POSIX AIO of the C library, two descriptors of the file",
-    two_open,
-    posix_run,
-    NULL,
-    posix_progress,
-    posix_free,
+    .name = "posixaio-2",
+    .what = "POSIX AIO of the C library, two descriptors of the file",
+    .open = two_open,
+    .run = posix_run,
+    .progress = posix_progress,
+    .close = posix_free,
 };

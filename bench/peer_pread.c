@@ -53,5 +53,11 @@ static struct progress *pread_progress(void *self)
 }
 
 const struct side peer_pread = {
-    "pread", "pread(2) in a loop", pread_open, pread_run, pread_calls, pread_progress, free,
+    .name = "pread",
+    .what = "pread(2) in a loop",
+    .open = pread_open,
+    .run = pread_run,
+    .system_calls = pread_calls,
+    .progress = pread_progress,
+    .close = free,
 };

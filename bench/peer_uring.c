@@ -165,14 +165,20 @@ static struct progress *uring_progress(void *self)
 }
 
 const struct side peer_uring = {
-    "uring", "liburing by hand", uring_open, uring_run, uring_calls, uring_progress, uring_free,
+    .name = "uring",
+    .what = "liburing by hand",
+    .open = uring_open,
+    .run = uring_run,
+    .system_calls = uring_calls,
+    .progress = uring_progress,
+    .close = uring_free,
 };
 const struct side peer_uring_registered = {
-    "uring-reg",
-    "liburing by hand, file and buffers registered (for information)",
-    uring_open_registered,
-    uring_run,
-    uring_calls,
-    uring_progress,
-    uring_free,
+    .name = "uring-reg",
+    .what = "liburing by hand, file and buffers registered (for information)",
+    .open = uring_open_registered,
+    .run = uring_run,
+    .system_calls = uring_calls,
+    .progress = uring_progress,
+    .close = uring_free,
 };

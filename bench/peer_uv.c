@@ -112,6 +112,10 @@ static struct progress *libuv_progress(void *self)
 }
 
 const struct side peer_uv = {
-    "libuv", "libuv's uv_fs_read, its thread pool", libuv_open, libuv_run, NULL, libuv_progress,
-    libuv_free,
+    .name = "libuv",
+    .what = "libuv's uv_fs_read, its thread pool",
+    .open = libuv_open,
+    .run = libuv_run,
+    .progress = libuv_progress,
+    .close = libuv_free,
 };
