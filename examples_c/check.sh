@@ -82,6 +82,20 @@ refused "event_loop refuses a directory" 1 "only regular files"
 run event_loop
 refused "event_loop without a file shows its usage" 2 "usage:"
 
+# ---- wal
+run wal new.log 5000
+[ "$status" -eq 0 ] && [ "$(grep -c "records/s" out)" -eq 3 ] && [ -s new.log ]
+ok $? "wal writes its log in three ways and reads it back"
+run wal new.log 1
+[ "$status" -eq 0 ]
+ok $? "wal writes a single record"
+run wal no/such/file
+refused "wal names the errno of a file it cannot open" 1 "ENOENT"
+run wal
+refused "wal without a file shows its usage" 2 "usage:"
+run wal new.log none
+refused "wal refuses a number of records that is none" 2 "usage:"
+
 # ---- copy: sizes, depths, blocks
 for size in $sizes; do
     for depth in 1 7 64; do
