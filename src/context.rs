@@ -414,7 +414,7 @@ impl<C: IOCallback> Shared<C> {
         start(config, workers, wake_up, Some(lanes), Some(outer), Some(inner))
     }
 
-    fn ledger(&self) -> &Ledger {
+    pub(crate) fn ledger(&self) -> &Ledger {
         &self.core.ledger
     }
 
@@ -454,7 +454,7 @@ impl<C: IOCallback> Shared<C> {
         let here = here();
         match self.accept(&event, here, may_wait, || {}) {
             Ok(()) => {
-                self.hand_over(event, here, here.in_callback);
+                self.hand_over(event, here);
                 Ok(())
             }
             Err(errno) => Err((event, errno)),
@@ -516,12 +516,12 @@ impl<C: IOCallback> Shared<C> {
         let errno = match refused {
             Refused::Closed => libc::ESHUTDOWN,
             Refused::Full => {
-                // What is gathered takes up room as well, and nobody else might flush it.
-                let _released = self.mergers.release(self);
                 if may_wait && !self.config.polled {
+                    let _waiting = self.mergers.wait_for_room(self);
                     self.ledger().wait_for_room();
                     return Ok(());
                 }
+                self.mergers.make_room(self);
                 libc::EAGAIN
             }
         };
@@ -544,19 +544,19 @@ impl<C: IOCallback> Shared<C> {
         self.core.backlog.is_abandoned()
     }
 
-    /// Gives accepted events to the reactor. From `inside`, which means a callback or a merger,
-    /// by a way that always has room: not all of them took a place.
-    pub(crate) fn hand_over(&self, event: IOEvent<C>, here: Here, inside: bool) {
+    /// Gives accepted events to the reactor.
+    pub(crate) fn hand_over(&self, event: IOEvent<C>, here: Here) {
         let mine = self.core.backlog.belongs_to(here.token);
         if mine && (here.in_callback || matches!(self.seat, Seat::Owner(_))) {
             self.core.backlog.push(event);
             return;
         }
+        let (_, admission) = event.owner();
         // Neither can fail: the receivers live until everything accepted has been taken, and the
-        // bounded one has a place for every event that took one from the ledger.
-        match (inside, &self.inner, &self.outer) {
-            (true, Some(lane), _) => drop(lane.send(event)),
-            (_, _, Some(lane)) => drop(lane.send(event)),
+        // bounded one has room for as many as there are places in the ledger.
+        match (admission.has_place(), &self.inner, &self.outer) {
+            (true, _, Some(lane)) => drop(lane.send(event)),
+            (false, Some(lane), _) => drop(lane.send(event)),
             _ => unreachable!("a context with a thread and without lanes has no submit"),
         }
         self.wake_up.wake();
@@ -631,7 +631,7 @@ impl<C: IOCallback> Shared<C> {
             return Err(libc::EDEADLK);
         }
         let seat = self.seat(here())?;
-        let _released = self.mergers.release(self);
+        let _draining = self.mergers.drain(self);
         let drained = match seat {
             None => self.ledger().wait_drained(self.ledger().drain_point(), deadline),
             Some(seat) => self.poll_until_drained(seat, deadline)?,
@@ -819,7 +819,7 @@ impl<C: IOCallback> Batch<'_, C> {
             oldest = Some(event);
         }
         if let Some(batch) = oldest {
-            self.shared.hand_over(batch, self.here, self.here.in_callback);
+            self.shared.hand_over(batch, self.here);
         }
     }
 }

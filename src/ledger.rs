@@ -41,6 +41,12 @@ pub(crate) struct Admission {
     place: bool,
 }
 
+impl Admission {
+    pub(crate) fn has_place(self) -> bool {
+        self.place
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Ledger {
     /// Accepted events times four, and the two bits above: one compare-and-swap decides whether
@@ -143,9 +149,14 @@ impl Ledger {
         }
     }
 
+    /// Places taken now.
+    pub(crate) fn places(&self) -> u64 {
+        self.places.0.load(SeqCst)
+    }
+
     /// Whether there is a place now; if not, `on_room` is called when there is.
     pub(crate) fn has_room(&self) -> bool {
-        let there_is = || self.places.0.load(SeqCst) < self.limit;
+        let there_is = || self.places() < self.limit;
         there_is() || {
             self.short_of_room.store(true, SeqCst);
             there_is()

@@ -19,8 +19,12 @@ pub(crate) struct Mergers<C> {
     /// Locked before one of them, never after.
     list: Mutex<List<C>>,
     count: AtomicUsize,
-    /// Callers who wait for what was accepted: meanwhile nothing is held back.
-    released: AtomicUsize,
+    /// Events that all of them have gathered.
+    gathered: AtomicUsize,
+    /// Drains going on: meanwhile nothing is held back.
+    draining: AtomicUsize,
+    /// Submitters that wait for room: meanwhile gathered events do not take up all of it.
+    short_of_room: AtomicUsize,
 }
 
 struct List<C> {
@@ -35,7 +39,9 @@ impl<C> Default for Mergers<C> {
         Mergers {
             list: Mutex::new(List { all: BTreeMap::new(), closed: false }),
             count: AtomicUsize::new(0),
-            released: AtomicUsize::new(0),
+            gathered: AtomicUsize::new(0),
+            draining: AtomicUsize::new(0),
+            short_of_room: AtomicUsize::new(0),
         }
     }
 }
@@ -52,10 +58,25 @@ impl<C: IOCallback> Mergers<C> {
     }
 
     /// Hands over what any of them gathered, and all that is added until the answer is dropped.
-    pub(crate) fn release(&self, context: &Shared<C>) -> Released<'_> {
-        self.released.fetch_add(1, SeqCst);
+    pub(crate) fn drain(&self, context: &Shared<C>) -> During<'_> {
+        let draining = During::begin(&self.draining);
         self.flush(context);
-        Released(&self.released)
+        draining
+    }
+
+    /// Hands over what any of them gathered, if nothing else takes up room: whatever else does will
+    /// leave it by itself, and the mergers may go on.
+    pub(crate) fn make_room(&self, context: &Shared<C>) {
+        if self.gathered.load(SeqCst) as u64 >= context.ledger().places() {
+            self.flush(context);
+        }
+    }
+
+    /// The same, now and until the answer is dropped.
+    pub(crate) fn wait_for_room(&self, context: &Shared<C>) -> During<'_> {
+        let waiting = During::begin(&self.short_of_room);
+        self.make_room(context);
+        waiting
     }
 
     /// Lets no more be made; false, and changes nothing, while there are any.
@@ -81,18 +102,27 @@ impl<C: IOCallback> Mergers<C> {
     }
 }
 
-/// While it lives, mergers hold nothing back.
-pub(crate) struct Released<'a>(&'a AtomicUsize);
+/// Counts one who waits, while it lives.
+pub(crate) struct During<'a>(&'a AtomicUsize);
 
-impl Drop for Released<'_> {
+impl<'a> During<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, SeqCst);
+        During(count)
+    }
+}
+
+impl Drop for During<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
     }
 }
 
 fn hand_over<C: IOCallback>(gathered: &mut MergeBuffer<C>, context: &Shared<C>, here: Here) {
+    let count = gathered.len();
     if let Some(run) = gathered.flush() {
-        context.hand_over(run, here, true);
+        context.mergers.gathered.fetch_sub(count, SeqCst);
+        context.hand_over(run, here);
     }
 }
 
@@ -139,10 +169,15 @@ impl<C: IOCallback> Merger<C> {
             return Err((event, errno));
         }
         loop {
-            // Counted in and gathered in one step: whoever releases finds both, or neither.
+            // Counted in and gathered in one step: whoever drains finds both, or neither.
             let mut gathered = lock(&self.gathered);
             let Err(refused) = context.count_in(&event, here) else {
                 self.gather(&mut gathered, event, here);
+                drop(gathered);
+                // Whoever waits looked before this one was gathered, or it is seen here.
+                if context.mergers.short_of_room.load(SeqCst) > 0 {
+                    context.mergers.make_room(context);
+                }
                 return Ok(());
             };
             drop(gathered);
@@ -158,7 +193,8 @@ impl<C: IOCallback> Merger<C> {
             // Nothing is in its way any more.
             let _ = gathered.push_event(event);
         }
-        if gathered.is_full() || self.context.mergers.released.load(SeqCst) > 0 {
+        self.context.mergers.gathered.fetch_add(1, SeqCst);
+        if gathered.is_full() || self.context.mergers.draining.load(SeqCst) > 0 {
             hand_over(gathered, &self.context, here);
         }
     }
