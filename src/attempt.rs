@@ -42,6 +42,7 @@ impl Attempt {
     }
 
     /// Takes down that bytes were moved; EIO where they are more than were asked for.
+    #[inline(always)]
     fn moved(&mut self, action: IOAction, moved: u64, counters: &mut Counters) -> Result<(), i32> {
         if moved > self.asked {
             log(Level::Error, || format!("the kernel moved {moved} of {} bytes", self.asked));

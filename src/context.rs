@@ -488,8 +488,12 @@ impl<C: IOCallback> Shared<C> {
     }
 
     /// Takes an event from its caller, with all that are joined with it.
+    #[inline(always)]
     pub(crate) fn launch(&self, run: &IOEvent<C>, here: Here) -> Result<(), Errno> {
         self.seat(here)?;
+        if !run.is_joined() {
+            return run.launch().map_err(Unfit::errno);
+        }
         for (number, event) in run.chain().enumerate() {
             if let Err(unfit) = event.launch() {
                 run.chain().take(number).for_each(IOEvent::abort_launch);
@@ -501,6 +505,7 @@ impl<C: IOCallback> Shared<C> {
 
     /// Counts in what was launched. Inside a callback there is always room: a callback that waited
     /// could wait for itself.
+    #[inline(always)]
     pub(crate) fn count_in(&self, run: &IOEvent<C>, here: Here) -> Result<(), Refused> {
         count_in(&self.core.ledger, run, !here.in_callback)
     }
@@ -545,6 +550,7 @@ impl<C: IOCallback> Shared<C> {
     }
 
     /// Gives accepted events to the reactor.
+    #[inline(always)]
     pub(crate) fn hand_over(&self, event: IOEvent<C>, here: Here) {
         let mine = self.core.backlog.belongs_to(here.token);
         if mine && (here.in_callback || matches!(self.seat, Seat::Owner(_))) {

@@ -64,6 +64,12 @@ impl Span {
         let action = event.action().filter(|action| action.is_transfer())?;
         let start = event.offset() + event.transferred();
         let end = event.offset() + event.get_size();
+        if let Some(plain) = event.plain_rest() {
+            let memory = plain.iov_base as usize;
+            let memory_end = memory + plain.iov_len;
+            let span = Span { fd: event.fd(), action, start, end, memory, memory_end, segments: 1 };
+            return (plain.iov_len > 0).then_some(span);
+        }
         let mut parts = event.rest().filter(|segment| segment.iov_len > 0);
         let first = parts.next()?;
         let (last, segments) = parts.fold((first, 1), |(_, count), part| (part, count + 1));
@@ -74,9 +80,11 @@ impl Span {
 
     /// Of an event and those joined with it.
     fn of<C>(run: &IOEvent<C>) -> Option<Self> {
-        let mut members = run.chain();
-        let first = Self::of_one(members.next()?);
-        members.fold(first, |span, event| span?.then(&Self::of_one(event)?))
+        let first = Self::of_one(run);
+        if !run.is_joined() {
+            return first;
+        }
+        run.chain().skip(1).fold(first, |span, event| span?.then(&Self::of_one(event)?))
     }
 
     /// Both in one operation, if `next` begins where this one ends.

@@ -163,24 +163,30 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     }
 
     /// Takes in what came through a queue: an event, joined ones, or a batch.
+    #[inline]
     fn arrive(&mut self, event: IOEvent<C>) {
-        if let Link::Batched(_) = event.link() {
-            let mut batch = Some(event);
-            while let Some(event) = batch {
-                batch = merge::untie(&event);
-                self.arrive(event);
+        match event.link() {
+            Link::Batched(_) => {
+                let mut batch = Some(event);
+                while let Some(event) = batch {
+                    batch = merge::untie(&event);
+                    self.arrive_one(event);
+                }
             }
-        } else if event.is_done() {
+            _ => self.arrive_one(event),
+        }
+    }
+
+    #[inline]
+    fn arrive_one(&mut self, run: IOEvent<C>) {
+        let waits = self.free.is_empty() || self.waiting.merges() || !self.waiting.is_empty();
+        if run.is_done() {
             // A foreign event that could not be launched.
-            self.ready.push_back(event);
-        } else if self.free.is_empty()
-            || event.is_joined()
-            || self.waiting.merges()
-            || !self.waiting.is_empty()
-        {
-            self.waiting.push(event);
+            self.ready.push_back(run);
+        } else if waits || run.is_joined() {
+            self.waiting.push(run);
         } else {
-            self.hold(event);
+            self.hold(run);
         }
     }
 
@@ -261,12 +267,15 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let slot = &mut self.slots[number as usize];
         let mut next = slot.event.take();
         while let Some(event) = next {
-            next = merge::untie(&event);
-            self.followers -= usize::from(next.is_some());
+            next = if event.is_joined() { merge::untie(&event) } else { None };
             self.counters.failed += u64::from(result < 0);
             event.complete(if result < 0 { result } else { event.transferred() as i64 });
             self.ready.push_back(event);
-            if slot.apart && next.is_some() {
+            if next.is_none() {
+                break;
+            }
+            self.followers -= 1;
+            if slot.apart {
                 slot.event = next;
                 slot.attempt = Attempt::default();
                 self.issue.push_back(number);
@@ -452,18 +461,18 @@ fn broke<C>(core: &Core<C>, errno: i32) {
 
 /// Counts in an event, or joined ones. The first needs a place, if it is `bounded`; those joined
 /// with it take places as far as there are any.
+#[inline(always)]
 pub(crate) fn count_in<C>(
     ledger: &Arc<Ledger>,
     run: &IOEvent<C>,
     bounded: bool,
 ) -> Result<(), Refused> {
-    let mut admission = ledger.accept(bounded)?;
-    for event in run.chain() {
-        event.set_owner(Arc::as_ptr(ledger), admission);
-        if let Link::Joined(_) = event.link() {
+    run.set_owner(Arc::as_ptr(ledger), ledger.accept(bounded)?);
+    if run.is_joined() {
+        for event in run.chain().skip(1) {
             let accepted = ledger.accept(bounded).or_else(|_| ledger.accept(false));
             // Nobody closes the ledger of a context whose lane, or handle, is in use.
-            admission = accepted.unwrap_or_default();
+            event.set_owner(Arc::as_ptr(ledger), accepted.unwrap_or_default());
         }
     }
     Ok(())

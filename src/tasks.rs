@@ -474,17 +474,23 @@ impl<C> IOEvent<C> {
         }
     }
 
-    /// What is left of a transfer, as segments in memory: one where it is plain.
-    pub(crate) fn rest(&self) -> impl DoubleEndedIterator<Item = libc::iovec> + '_ {
+    /// What is left of a transfer whose memory is in one piece; `None` for another.
+    pub(crate) fn plain_rest(&self) -> Option<libc::iovec> {
         let Setup { len, memory, .. } = self.inner().setup;
         let done = self.inner().transferred.load(Relaxed);
         // SAFETY: the engine holds the event, and it alone touches the progress.
         let progress = unsafe { &*self.inner().progress.get() };
-        let plain = progress.segments.is_empty().then(|| libc::iovec {
+        progress.segments.is_empty().then(|| libc::iovec {
             iov_base: memory.wrapping_add(done as usize).cast(),
             iov_len: (len - done) as usize,
-        });
-        plain.into_iter().chain(progress.segments[progress.next..].iter().copied())
+        })
+    }
+
+    /// What is left of a transfer, as segments in memory.
+    pub(crate) fn rest(&self) -> impl Iterator<Item = libc::iovec> + '_ {
+        // SAFETY: as in `plain_rest`.
+        let progress = unsafe { &*self.inner().progress.get() };
+        self.plain_rest().into_iter().chain(progress.segments[progress.next..].iter().copied())
     }
 
     /// Ties what comes next to the event, and returns what was tied to it before.
