@@ -434,8 +434,7 @@ int ioe_context_stats(const struct ioe_context *ctx, struct ioe_stats *out, size
 
 /**
  * Returns when the callback of every event accepted before the call has returned; later ones do
- * not hold it back. What mergers of the context gathered is handed over, and until the return they
- * hold nothing back. `timeout_ms` in milliseconds; -1 waits for ever, 0 only looks. Any thread;
+ * not hold it back. What mergers of the context gathered is handed over. `timeout_ms` in milliseconds; -1 waits for ever, 0 only looks. Any thread;
  * with `IOE_POLLED` the owner's, and callbacks run in here.
  *
  * Returns 0, or:
@@ -448,7 +447,8 @@ int ioe_context_stats(const struct ioe_context *ctx, struct ioe_stats *out, size
  * Requires:
  * `ctx` is NULL or a context.
  */
-int ioe_drain(struct ioe_context *ctx, int64_t timeout_ms);
+int ioe_drain(struct ioe_context *ctx,
+              int64_t timeout_ms);
 
 /**
  * Refuses new events with `-ESHUTDOWN`, completes all accepted ones, runs their callbacks, ends
@@ -461,9 +461,9 @@ int ioe_drain(struct ioe_context *ctx, int64_t timeout_ms);
  * flight there stay as they are, and so does the memory of a context that has mergers.
  *
  * Returns 0, or, having done nothing:
- * - `-EBUSY`: a merger of the context was not freed.
  * - `-EDEADLK`: called inside a callback of this context, or on callback threads it shares.
  * - `-EPERM`: not the owner of a polled context whose owner lives.
+ * - `-EBUSY`: a merger of the context was not freed.
  * - `-EINVAL`: `ctx` is NULL.
  *
  * Requires:
@@ -830,12 +830,11 @@ int64_t ioe_submit_wait(struct ioe_context *ctx, struct ioe_event *event);
  * An operation of several events works on their own memory: nothing is copied. Each event has its
  * own callback with its own result, as if it had travelled alone: a short transfer is continued
  * for the rest; where the file ends, the events before it are whole, the one across it is short,
- * and those behind it have 0. After an error, reads that got nothing are asked for again one by
- * one, and writes as well, once, after `EIO`, `ENOSPC`, `EDQUOT`, `EFBIG` and `EINVAL`; but with
- * any other errno, and on a descriptor with O_SYNC or O_DSYNC, whose first error is the only one
- * that the kernel reports, every event of the operation that is not whole has the error. Kept
- * apart are events that overlap, writes with O_APPEND, and, with O_DIRECT, events that are not
- * aligned.
+ * and those behind it have 0. After an error, reads that are not whole go on one by one, and writes
+ * as well, once, after `EIO`, `ENOSPC`, `EDQUOT`, `EFBIG` and `EINVAL`; but with any other errno,
+ * and on a descriptor with O_SYNC or O_DSYNC, whose first error is the only one that the kernel
+ * reports, every event of a write that is not whole has the error. Kept apart are events that
+ * overlap, writes with O_APPEND, and, with O_DIRECT, events that are not aligned.
  *
  * Returns 0, or:
  * - `-EINVAL`: `ctx` or `out` is NULL, `action` is another one, or `limit` is 0.

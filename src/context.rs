@@ -22,11 +22,11 @@ use crate::driver::pool::Pool;
 use crate::driver::{direct, Descriptors, Driver, Interface};
 use crate::fork;
 use crate::gate::{deadline_after, lock, Deadline};
+use crate::gathered::Gathered;
 use crate::intake::{Backlog, InnerFlavor, Lanes, OuterFlavor};
 use crate::ledger::{Ledger, Refused};
 use crate::log::{explain, log, Level};
 use crate::merge::{self, Submit, MAX_LIMIT};
-use crate::merger::Mergers;
 use crate::reactor::{count_in, Core, PollEnd, Polled, Reactor};
 use crate::stats::{Counters, Published};
 use crate::tasks::{IOCallback, IOEvent, Link, Unfit};
@@ -138,7 +138,7 @@ pub(crate) struct Shared<C: IOCallback> {
     /// In force: the driver is never AUTO.
     config: Config,
     passed: Passed,
-    pub(crate) mergers: Mergers<C>,
+    pub(crate) gathered: Gathered<C>,
     /// What a program is told of `passed`, and of a driver that broke since.
     reasons: [OnceCell<CString>; 2],
     /// Counted by callers that do I/O on their own thread.
@@ -376,7 +376,7 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
         workers,
         config,
         passed,
-        mergers: Mergers::default(),
+        gathered: Gathered::default(),
         reasons: Default::default(),
         callers: Published::default(),
         generation: fork::generation(),
@@ -414,7 +414,7 @@ impl<C: IOCallback> Shared<C> {
         start(config, workers, wake_up, Some(lanes), Some(outer), Some(inner))
     }
 
-    pub(crate) fn ledger(&self) -> &Ledger {
+    fn ledger(&self) -> &Ledger {
         &self.core.ledger
     }
 
@@ -521,17 +521,31 @@ impl<C: IOCallback> Shared<C> {
         let errno = match refused {
             Refused::Closed => libc::ESHUTDOWN,
             Refused::Full => {
+                let _waiting = self.gathered.wait();
+                self.leave_room();
                 if may_wait && !self.config.polled {
-                    let _waiting = self.mergers.wait_for_room(self);
                     self.ledger().wait_for_room();
                     return Ok(());
                 }
-                self.mergers.make_room(self);
                 libc::EAGAIN
             }
         };
         run.chain().for_each(IOEvent::abort_launch);
         Err(errno)
+    }
+
+    /// Hands over what mergers gathered.
+    fn flush_gathered(&self) {
+        let here = here();
+        self.gathered.flush(|run| self.hand_over(run, here));
+    }
+
+    /// The same if nothing else takes up room: whatever else does will leave it by itself, and the
+    /// mergers may go on.
+    pub(crate) fn leave_room(&self) {
+        if self.gathered.events() >= self.ledger().places() {
+            self.flush_gathered();
+        }
     }
 
     /// Fails with `EPERM` where a polled context is another thread's.
@@ -611,7 +625,7 @@ impl<C: IOCallback> Shared<C> {
         let seat = self.seat(here())?.ok_or(libc::EINVAL)?;
         if min > 0 {
             // Gathered events are in flight, and might be what is waited for.
-            self.mergers.flush(self);
+            self.flush_gathered();
         }
         Ok(seat.with(|reactor| reactor.poll(&self.core, min, deadline))?.0)
     }
@@ -637,9 +651,8 @@ impl<C: IOCallback> Shared<C> {
             return Err(libc::EDEADLK);
         }
         let seat = self.seat(here())?;
-        let _draining = self.mergers.drain(self);
         let drained = match seat {
-            None => self.ledger().wait_drained(self.ledger().drain_point(), deadline),
+            None => self.wait_drained(deadline),
             Some(seat) => self.poll_until_drained(seat, deadline)?,
         };
         if drained {
@@ -649,15 +662,29 @@ impl<C: IOCallback> Shared<C> {
         }
     }
 
+    fn wait_drained(&self, deadline: Deadline) -> bool {
+        let point = self.ledger().drain_point();
+        self.ledger().wait_drained(point, deadline, || self.flush_gathered())
+    }
+
     fn poll_until_drained(&self, seat: &PolledSeat<C>, deadline: Deadline) -> Result<bool, Errno> {
         let point = self.ledger().drain_point();
         while !self.ledger().drained(point) {
+            self.flush_gathered();
             let (_, end) = seat.with(|reactor| reactor.poll(&self.core, 1, deadline))?;
             if end == PollEnd::TimedOut && !self.ledger().drained(point) {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// From here on no merger is made; `EBUSY` where there is one.
+    fn close_gathered(&self) -> Result<(), Errno> {
+        match self.gathered.close() {
+            true => Ok(()),
+            false => Err(libc::EBUSY),
+        }
     }
 
     /// Lets the reactor's thread end when it has nothing left to do.
@@ -675,19 +702,28 @@ impl<C: IOCallback> Shared<C> {
         match &self.seat {
             Seat::Owner(seat) => {
                 let backlog = &self.core.backlog;
-                if !backlog.claim(here().token) && !backlog.take_over() {
-                    return Err(libc::EPERM);
+                if !backlog.claim(here().token) {
+                    if !backlog.is_abandoned() {
+                        return Err(libc::EPERM);
+                    }
+                    // Who fails has not become the owner.
+                    self.close_gathered()?;
+                    if !backlog.take_over() {
+                        return Err(libc::EPERM);
+                    }
                 }
                 if seat.busy.get() {
                     return Err(libc::EDEADLK);
                 }
+                self.close_gathered()?;
                 self.ledger().close();
                 self.poll_until_drained(seat, None)?;
             }
             Seat::Thread(thread) => {
+                self.close_gathered()?;
                 let finish = || {
                     self.ledger().close();
-                    self.ledger().wait_drained(self.ledger().drain_point(), None)
+                    self.wait_drained(None)
                 };
                 // A foreign channel is emptied by the reactor before it ends, and counted in by
                 // it; nothing may be closed before that.
@@ -719,7 +755,7 @@ impl<C: IOCallback> Shared<C> {
             if !seat.busy.get() && self.core.backlog.claim(here().token)
                 && seat.with(|reactor| reactor.forget_events(&self.core)).is_ok());
         if quiet {
-            self.mergers.forget_events();
+            self.gathered.forget_events();
             drop(self);
         } else {
             self.core.notify.get().into_iter().for_each(|fd| close(fd.as_raw_fd()));
@@ -875,7 +911,7 @@ impl<C: IOCallback> Orphan for Shared<C> {
         if self.check_process().is_err() {
             return;
         }
-        self.mergers.flush(self);
+        self.flush_gathered();
         match &self.seat {
             // A thread that left the reactor by force has left it in pieces.
             Seat::Owner(seat) if seat.with(|reactor| reactor.finish(&self.core)).is_ok() => {

@@ -243,9 +243,17 @@ impl Ledger {
         }
     }
 
-    /// Waits until [`Ledger::drained`]; false where the deadline came first.
-    pub(crate) fn wait_drained(&self, point: u64, deadline: Deadline) -> bool {
-        self.settled.wait_until(deadline, || self.drained(point))
+    /// Waits until [`Ledger::drained`]; false where the deadline came first. `flush` has everything
+    /// that was accepted before it go on its way; it is called again for what was accepted since,
+    /// where the drain needs that.
+    pub(crate) fn wait_drained(&self, point: u64, deadline: Deadline, flush: impl Fn()) -> bool {
+        self.settled.wait_until(deadline, || {
+            let drained = self.drained(point);
+            if !drained {
+                flush();
+            }
+            drained
+        })
     }
 
     pub(crate) fn accepted(&self) -> u64 {
@@ -366,7 +374,7 @@ mod tests {
         ledger.finish(early);
         assert!(ledger.drained(point), "the later event does not hold the drain back");
         let second = ledger.drain_point();
-        assert!(!ledger.wait_drained(second, soon()));
+        assert!(!ledger.wait_drained(second, soon(), || {}));
         ledger.finish(late);
         assert!(ledger.drained(second));
     }
@@ -375,12 +383,12 @@ mod tests {
     fn a_drain_that_gave_up_does_not_spoil_the_next() {
         let ledger = Ledger::new(100, false);
         let first = ledger.accept(true).unwrap();
-        assert!(!ledger.wait_drained(ledger.drain_point(), soon()));
+        assert!(!ledger.wait_drained(ledger.drain_point(), soon(), || {}));
         let second = ledger.accept(true).unwrap();
         let point = ledger.drain_point();
-        assert!(!ledger.wait_drained(point, soon()));
+        assert!(!ledger.wait_drained(point, soon(), || {}));
         ledger.finish(second);
-        assert!(!ledger.wait_drained(point, soon()), "the first is still out");
+        assert!(!ledger.wait_drained(point, soon(), || {}), "the first is still out");
         ledger.finish(first);
         assert!(ledger.drained(point));
     }

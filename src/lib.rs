@@ -37,6 +37,7 @@ pub mod driver;
 mod ffi;
 mod fork;
 mod gate;
+mod gathered;
 mod intake;
 mod ledger;
 pub mod log;

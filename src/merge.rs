@@ -575,12 +575,8 @@ impl<C, S: Submit<C>> MergeSubmitter<C, S> {
     pub fn flush(&mut self) -> io::Result<()> {
         let Some(run) = self.buffer.flush() else { return Ok(()) };
         self.sender.submit(run).map_err(|(run, error)| {
-            let mut next = Some(run);
-            while let Some(event) = next {
-                next = untie(&event);
-                // They were neighbours before.
-                let _ = self.buffer.push_event(event);
-            }
+            // Nothing else is gathered, so it is taken.
+            let _ = self.buffer.push_event(run);
             error
         })
     }

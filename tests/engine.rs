@@ -457,3 +457,24 @@ fn a_merge_submitter_refuses_what_cannot_be_submitted() {
     submitter.flush().unwrap();
     all_written(&file, &reports, 1);
 }
+
+/// Joined events beyond the limit go alone, and are all there after a refusal too.
+#[test]
+fn a_merge_submitter_loses_nothing_of_what_is_refused() {
+    let file = temp_file();
+    let (to, reports) = channel();
+    let config = Config { queue_size: 1, polled: true, ..Config::default() };
+    let context = IOContext::with_config(config, &IOWorkers::new(0)).unwrap();
+    assert!(context.submit(reporting(&file, 4, &to)).is_ok());
+    let mut joined = MergeBuffer::new(4096);
+    for id in 0..4 {
+        joined.push_event(reporting(&file, id, &to)).unwrap();
+    }
+    let mut submitter = MergeSubmitter::new(file.as_raw_fd(), &context, 1024, IOAction::Write);
+    submitter.add_event(joined.flush().unwrap()).unwrap();
+    assert!(submitter.flush().is_err(), "the queue is full");
+    context.poll(1, -1).unwrap();
+    submitter.flush().unwrap();
+    context.drain(-1).unwrap();
+    all_written(&file, &reports, 5);
+}

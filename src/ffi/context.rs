@@ -416,8 +416,7 @@ pub unsafe extern "C" fn ioe_context_stats(
 }
 
 /// Returns when the callback of every event accepted before the call has returned; later ones do
-/// not hold it back. What mergers of the context gathered is handed over, and until the return they
-/// hold nothing back. `timeout_ms` in milliseconds; -1 waits for ever, 0 only looks. Any thread;
+/// not hold it back. What mergers of the context gathered is handed over. `timeout_ms` in milliseconds; -1 waits for ever, 0 only looks. Any thread;
 /// with `IOE_POLLED` the owner's, and callbacks run in here.
 ///
 /// Returns 0, or:
@@ -448,9 +447,9 @@ pub unsafe extern "C" fn ioe_drain(ctx: *mut ioe_context, timeout_ms: i64) -> c_
 /// flight there stay as they are, and so does the memory of a context that has mergers.
 ///
 /// Returns 0, or, having done nothing:
-/// - `-EBUSY`: a merger of the context was not freed.
 /// - `-EDEADLK`: called inside a callback of this context, or on callback threads it shares.
 /// - `-EPERM`: not the owner of a polled context whose owner lives.
+/// - `-EBUSY`: a merger of the context was not freed.
 /// - `-EINVAL`: `ctx` is NULL.
 ///
 /// # Safety
@@ -466,11 +465,7 @@ pub unsafe extern "C" fn ioe_context_free(ctx: *mut ioe_context) -> c_int {
             shared.abandon_in_child();
             return 0;
         }
-        let ended = match shared.mergers.close() {
-            true => shared.shut_down().inspect_err(|_| shared.mergers.open()),
-            false => Err(libc::EBUSY),
-        };
-        if let Err(errno) = ended {
+        if let Err(errno) = shared.shut_down() {
             std::mem::forget(shared);
             return -errno;
         }

@@ -35,12 +35,11 @@ unsafe fn merger<'a>(merger: *mut ioe_merger) -> Result<&'a Merger<CCallback>, i
 /// An operation of several events works on their own memory: nothing is copied. Each event has its
 /// own callback with its own result, as if it had travelled alone: a short transfer is continued
 /// for the rest; where the file ends, the events before it are whole, the one across it is short,
-/// and those behind it have 0. After an error, reads that got nothing are asked for again one by
-/// one, and writes as well, once, after `EIO`, `ENOSPC`, `EDQUOT`, `EFBIG` and `EINVAL`; but with
-/// any other errno, and on a descriptor with O_SYNC or O_DSYNC, whose first error is the only one
-/// that the kernel reports, every event of the operation that is not whole has the error. Kept
-/// apart are events that overlap, writes with O_APPEND, and, with O_DIRECT, events that are not
-/// aligned.
+/// and those behind it have 0. After an error, reads that are not whole go on one by one, and writes
+/// as well, once, after `EIO`, `ENOSPC`, `EDQUOT`, `EFBIG` and `EINVAL`; but with any other errno,
+/// and on a descriptor with O_SYNC or O_DSYNC, whose first error is the only one that the kernel
+/// reports, every event of a write that is not whole has the error. Kept apart are events that
+/// overlap, writes with O_APPEND, and, with O_DIRECT, events that are not aligned.
 ///
 /// Returns 0, or:
 /// - `-EINVAL`: `ctx` or `out` is NULL, `action` is another one, or `limit` is 0.
