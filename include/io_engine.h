@@ -434,8 +434,9 @@ int ioe_context_stats(const struct ioe_context *ctx, struct ioe_stats *out, size
 
 /**
  * Returns when the callback of every event accepted before the call has returned; later ones do
- * not hold it back. What mergers of the context gathered is handed over. `timeout_ms` in milliseconds; -1 waits for ever, 0 only looks. Any thread;
- * with `IOE_POLLED` the owner's, and callbacks run in here.
+ * not hold it back. What mergers of the context gathered is handed over. `timeout_ms` in
+ * milliseconds; -1 waits for ever, 0 only looks. Any thread; with `IOE_POLLED` the owner's, and
+ * callbacks run in here.
  *
  * Returns 0, or:
  * - `-ETIMEDOUT`: the time was up first.
@@ -447,8 +448,7 @@ int ioe_context_stats(const struct ioe_context *ctx, struct ioe_stats *out, size
  * Requires:
  * `ctx` is NULL or a context.
  */
-int ioe_drain(struct ioe_context *ctx,
-              int64_t timeout_ms);
+int ioe_drain(struct ioe_context *ctx, int64_t timeout_ms);
 
 /**
  * Refuses new events with `-ESHUTDOWN`, completes all accepted ones, runs their callbacks, ends
@@ -824,8 +824,8 @@ int64_t ioe_submit_wait(struct ioe_context *ctx, struct ioe_event *event);
  * Makes a merger for events of one descriptor and one action, `IOE_READ` or `IOE_WRITE`, that joins
  * up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It needs no
  * `merge_limit` in the context; where there is one, what a merger hands over may be joined further
- * up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any thread; with
- * `IOE_POLLED` the owner's, as all calls of a merger.
+ * up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any
+ * thread; with `IOE_POLLED` the owner's, as all calls of a merger.
  *
  * An operation of several events works on their own memory: nothing is copied. Each event has its
  * own callback with its own result, as if it had travelled alone: a short transfer is continued

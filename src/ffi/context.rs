@@ -416,8 +416,9 @@ pub unsafe extern "C" fn ioe_context_stats(
 }
 
 /// Returns when the callback of every event accepted before the call has returned; later ones do
-/// not hold it back. What mergers of the context gathered is handed over. `timeout_ms` in milliseconds; -1 waits for ever, 0 only looks. Any thread;
-/// with `IOE_POLLED` the owner's, and callbacks run in here.
+/// not hold it back. What mergers of the context gathered is handed over. `timeout_ms` in
+/// milliseconds; -1 waits for ever, 0 only looks. Any thread; with `IOE_POLLED` the owner's, and
+/// callbacks run in here.
 ///
 /// Returns 0, or:
 /// - `-ETIMEDOUT`: the time was up first.

@@ -29,8 +29,8 @@ unsafe fn merger<'a>(merger: *mut ioe_merger) -> Result<&'a Merger<CCallback>, i
 /// Makes a merger for events of one descriptor and one action, `IOE_READ` or `IOE_WRITE`, that joins
 /// up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It needs no
 /// `merge_limit` in the context; where there is one, what a merger hands over may be joined further
-/// up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any thread; with
-/// `IOE_POLLED` the owner's, as all calls of a merger.
+/// up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any
+/// thread; with `IOE_POLLED` the owner's, as all calls of a merger.
 ///
 /// An operation of several events works on their own memory: nothing is copied. Each event has its
 /// own callback with its own result, as if it had travelled alone: a short transfer is continued
