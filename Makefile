@@ -154,9 +154,11 @@ ASAN_PROVE = ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 IOE_TEST_SC
 check-asan: $(DRIVERS:%=check-asan-%) check-asan-choice ## the C and C++ tests under AddressSanitizer, on every driver
 
 $(DRIVERS:%=check-asan-%): check-asan-%: $(ASAN_TESTS) tools-c
+	@mkdir -p $(IOE_TEST_DISK)
 	IOE_DRIVER=$* $(ASAN_PROVE) $(call each_driver,target/c_tests_asan)
 
 check-asan-choice: $(ASAN_TESTS) tools-c
+	@mkdir -p $(IOE_TEST_DISK)
 	$(ASAN_PROVE) $(call one_run,target/c_tests_asan)
 
 $(ASAN_BUILD)/libio_engine.so: $(SOURCES)
