@@ -26,8 +26,8 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! Dependencies point one way: `ffi`, [`mod@context`], `reactor`, then [`callback_worker`],
-//! [`mod@driver`] and `intake`, then [`tasks`] and [`buffer`].
+//! Dependencies point one way: `ffi`, `merger`, [`mod@context`], `reactor`, then `attempt`, [`merge`],
+//! [`callback_worker`], [`mod@driver`] and `intake`, then [`tasks`] and [`buffer`].
 
 mod attempt;
 pub mod buffer;
