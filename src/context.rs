@@ -536,8 +536,7 @@ impl<C: IOCallback> Shared<C> {
 
     /// Hands over what mergers gathered.
     fn flush_gathered(&self) {
-        let here = here();
-        self.gathered.flush(|run| self.hand_over(run, here));
+        self.gathered.flush(|run| self.hand_over(run, here()));
     }
 
     /// The same if nothing else takes up room: whatever else does will leave it by itself, and the
@@ -598,9 +597,9 @@ impl<C: IOCallback> Shared<C> {
             attempt.begin(&op);
             counters.operations += 1;
             counters.system_calls += 1;
-            match attempt.judge(event, direct::run(&op), &mut counters) {
-                Verdict::Again | Verdict::Apart => {}
-                Verdict::Complete(result) => break result,
+            let verdict = attempt.judge(event, direct::run(&op), &mut counters);
+            if let Verdict::Complete(result) = verdict {
+                break result;
             }
         };
         counters.failed += u64::from(result < 0);
@@ -836,12 +835,13 @@ impl<C: IOCallback> Batch<'_, C> {
     /// Adds an event, waiting as a submit does. One that is not accepted comes back as it was.
     pub(crate) fn add(&mut self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, Errno)> {
         let Batch { shared, here, .. } = *self;
-        if shared.config.merge_limit == 0 {
-            return shared.submit(event, true);
-        }
         // To wait for its own events would be to wait for ever.
         if let Err(errno) = shared.accept(&event, here, true, || self.hand_over()) {
             return Err((event, errno));
+        }
+        if shared.config.merge_limit == 0 {
+            shared.hand_over(event, here);
+            return Ok(());
         }
         if let Some(older) = self.newest.take() {
             event.set_link(Link::Batched(older));
