@@ -41,7 +41,15 @@ fn main() {
         .map(|entry| entry.expect("src/ffi").path())
         .collect();
     // A header reads from the general to the particular.
-    let order = ["library.rs", "context.rs", "event.rs", "submit.rs", "merge.rs", "buffer.rs"];
+    let order = [
+        "library.rs",
+        "context.rs",
+        "event.rs",
+        "options.rs",
+        "submit.rs",
+        "merge.rs",
+        "buffer.rs",
+    ];
     files.retain(|file| order.iter().any(|name| file.ends_with(name)));
     files.sort_by_key(|file| order.iter().position(|name| file.ends_with(name)));
     let mut builder = cbindgen::Builder::new().with_config(config);

@@ -131,7 +131,64 @@ typedef enum ioe_flag {
      * `-EOPNOTSUPP`. Everything but O_DIRECT transfers goes to the pool. Drivers as above.
      */
     IOE_IOPOLL = 4,
+    /**
+     * Each fsync and fdatasync is a system call of its own. Without it, those of one descriptor that
+     * wait while one runs are joined into the next: one call, whose result, also an error, is told
+     * to each. None joins one that had started before it was accepted; an fsync among them makes it
+     * an fsync.
+     */
+    IOE_NO_SYNC_GROUP = 8,
 } ioe_flag;
+
+/**
+ * What an event asks beside its action: bits of `ioe_event_set_flags`. But for `IOE_BARRIER` they are
+ * the RWF_ flags of preadv2(2), with their values, and the kernel's to judge: what the kernel, the
+ * file or the driver lacks arrives in the callback as `-EOPNOTSUPP`. Events are merged only with
+ * events of the same flags and priority.
+ */
+typedef enum ioe_event_flag {
+    /**
+     * RWF_HIPRI: the completion is polled for. For O_DIRECT transfers of a context with
+     * `IOE_IOPOLL`; `-EOPNOTSUPP` for all others, where the kernel would leave it out silently.
+     * Never merged.
+     */
+    IOE_HIPRI = 1,
+    /**
+     * RWF_DSYNC (Linux 4.7), for writes: durable when it completes, as with O_DSYNC of open(2).
+     */
+    IOE_DSYNC = 2,
+    /**
+     * RWF_NOWAIT (Linux 4.14): `-EAGAIN` where the transfer would wait, for the disk or for a lock.
+     * That is its answer, never tried again; what got through before it, `ioe_event_transferred`
+     * tells. Never merged.
+     */
+    IOE_NOWAIT = 8,
+    /**
+     * RWF_APPEND (Linux 4.16), for writes: goes to the end of the file, wherever that is when the
+     * kernel does it, and the offset does not matter. Never merged.
+     */
+    IOE_APPEND = 16,
+    /**
+     * RWF_ATOMIC (Linux 6.11), for writes: all of it reaches the disk, or nothing, also when power
+     * fails. Length and alignment that the file allows: STATX_WRITE_ATOMIC of statx(2); `-EINVAL`
+     * in the callback for others. Never split, merged or continued.
+     */
+    IOE_ATOMIC = 64,
+    /**
+     * RWF_DONTCACHE (Linux 6.14): what passes through the page cache does not stay there.
+     */
+    IOE_DONTCACHE = 128,
+    /**
+     * For fsync and fdatasync: it starts only when every write of the same descriptor is done that
+     * was accepted before it and whose callback had not started then: in a queue, in the kernel,
+     * gathered in a merger (which a barrier flushes), or in `ioe_submit_wait` on another thread;
+     * with all its continuations. Where one of them failed, or was cancelled, the barrier completes
+     * with that error and syncs nothing. Later writes, and other descriptors, go on meanwhile. The
+     * order is that of the submit calls: what had returned before this one began was accepted
+     * before.
+     */
+    IOE_BARRIER = 1073741824,
+} ioe_event_flag;
 
 /**
  * An engine for one stream of events. Used from any thread; with `IOE_POLLED`, from its owner's.
@@ -210,6 +267,17 @@ typedef struct ioe_config {
      * the context. Not with `IOE_POLLED`. Default NULL.
      */
     struct ioe_workers *shared;
+    /**
+     * Milliseconds. An operation that the kernel has for longer is reported, once, to the log
+     * callback (`ioe_set_log`, level 2): action, descriptor, file name, offset, length, age. With
+     * `IOE_POLLED` that is inside `ioe_poll`, and one that `ioe_submit_wait` does on the calling
+     * thread is reported when it returns. 0: never. Default 0.
+     */
+    uint32_t stall_ms;
+    /**
+     * Must be 0.
+     */
+    uint32_t reserved;
 } ioe_config;
 
 /**
@@ -307,7 +375,7 @@ typedef struct ioe_stats {
      */
     uint64_t continued;
     /**
-     * fsyncs answered by another's. 0 in this version.
+     * fsyncs and fdatasyncs answered by another's: one less than there were in a group.
      */
     uint64_t syncs_joined;
     /**
@@ -388,7 +456,7 @@ int ioe_config_init(struct ioe_config *cfg, size_t size);
  *
  * Returns 0, or:
  * - `-EINVAL`: `out` is NULL; `size` is below 8 or no multiple of 8; a field is out of its range;
- *   an unknown bit in `flags`; `IOE_IOPOLL` without `IOE_POLLED`; `IOE_POLLED` with `shared`;
+ *   an unknown bit in `flags`, or `reserved` not 0; `IOE_IOPOLL` without `IOE_POLLED`; `IOE_POLLED` with `shared`;
  *   `IOE_SQPOLL` or `IOE_IOPOLL` with `IOE_DRIVER_AIO` or `IOE_DRIVER_POOL`; `IOE_DRIVER` in the
  *   environment names no driver; or the kernel lacks what `flags` ask for.
  * - `-E2BIG`: `size` is larger than the library's and bytes beyond it are not 0, or above 4096.
@@ -404,7 +472,8 @@ int ioe_config_init(struct ioe_config *cfg, size_t size);
  * Requires:
  * `cfg` is NULL or has as many readable bytes as its `size` says; `out` is NULL or writable.
  */
-int ioe_context_new(const struct ioe_config *cfg, struct ioe_context **out);
+int ioe_context_new(const struct ioe_config *cfg,
+                    struct ioe_context **out);
 
 /**
  * Tells what runs. Any thread.
@@ -748,6 +817,69 @@ uint64_t ioe_event_offset(const struct ioe_event *event);
 void *ioe_event_arg(const struct ioe_event *event);
 
 /**
+ * Names the event, for `ioe_cancel`, until its next prep or its next completion; never another event.
+ * To be read before the event is submitted: afterwards it may have completed already. 0 for NULL;
+ * no event has that. Any thread.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+uint64_t ioe_event_id(const struct ioe_event *event);
+
+/**
+ * Sets what the event asks beside its action: bits of `ioe_event_flag`, instead of those set before.
+ * After the prep, which clears them; they survive completion. Any thread.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL or was never prepared; an unknown bit; `IOE_BARRIER` for anything but
+ *   fsync and fdatasync, or another bit for anything but reads and writes; `IOE_DSYNC`,
+ *   `IOE_APPEND` or `IOE_ATOMIC` for a read.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_event_set_flags(struct ioe_event *event,
+                        uint32_t flags);
+
+/**
+ * Sets the I/O priority of a read or write: IOPRIO_PRIO_VALUE(class, level) of ioprio_set(2), which
+ * is class << 13 | level, or 0 for that of the thread that does it. The class is 1 (real time; needs
+ * CAP_SYS_ADMIN or CAP_SYS_NICE, else `-EPERM` in the callback), 2 (best effort) or 3 (idle), the level 0, the
+ * highest, to 7. What it does is the block layer's scheduler's matter. After the prep, which clears
+ * it; it survives completion. Any thread.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL, was never prepared, or is no read or write; `ioprio` is none of
+ *   these.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_event_set_priority(struct ioe_event *event,
+                           int ioprio);
+
+/**
+ * Sets how long the event may take, in nanoseconds from its acceptance; 0: as long as it takes. When
+ * that time is up, an event that is still queued completes with `-ETIMEDOUT`, and nothing reaches
+ * the disk. One in the kernel is cancelled where the driver can (see `ioe_cancel`), and in any case
+ * its callback comes only when the kernel is done with its memory: with its own result if it
+ * finished whole, a sync also if it failed, else with `-ETIMEDOUT`. With `IOE_POLLED` limits are
+ * looked at inside `ioe_poll`, which wakes for them. After the prep, which clears it; it survives
+ * completion, and each submission counts anew. Any thread.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL or was never prepared; `ns` is negative.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_event_set_timeout(struct ioe_event *event,
+                          int64_t ns);
+
+/**
  * Hands an event to the context. Until its callback starts it is the context's; its callback is
  * called exactly once. Waits while the queue is full; inside a callback, of whatever context, it
  * never waits and never fails for room. With `IOE_POLLED` it does not wait either. Order among
@@ -800,17 +932,20 @@ int ioe_try_submit(struct ioe_context *ctx, struct ioe_event *event);
 int ioe_submit_batch(struct ioe_context *ctx, struct ioe_event *const *events, size_t n);
 
 /**
- * Runs an event and waits for it: the transfer, sync or allocation is done on the calling
- * thread, whole, without the hand-over to another. It needs no callback, and one that is set is
- * not called; it needs no room in the queue. Any thread; with `IOE_POLLED` the owner's, and
- * callbacks of events in flight may run in here.
+ * Runs an event and waits for it. The transfer, sync or allocation is done on the calling thread,
+ * whole, without the hand-over to another; but a sync while another one of its descriptor runs
+ * (it is joined into the next, unless `IOE_NO_SYNC_GROUP`), a barrier, and an event with a time limit or a
+ * priority are handed over. It needs no callback, and one that is set is not called; it needs no
+ * room in the queue. Any thread; with `IOE_POLLED` the owner's, and callbacks of events in flight
+ * may run in here.
  *
  * Returns the result of the event, as `ioe_event_result` has it afterwards; or, leaving the
  * event as it was:
  * - `-EINVAL`: a pointer is NULL; the event was never prepared, or is whole and was not prepared
  *   again.
  * - `-EBUSY`: the event is in flight.
- * - `-EDEADLK`: called inside a callback of this context.
+ * - `-EDEADLK`: called inside a callback of this context, or for what is handed over, inside the log
+ *   callback on its driver thread.
  * - `-EPERM`: not the owner of a polled context.
  * - `-ESHUTDOWN`: the context is being freed.
  * - `-EOWNERDEAD`: in a forked child.
@@ -818,7 +953,30 @@ int ioe_submit_batch(struct ioe_context *ctx, struct ioe_event *const *events, s
  * Requires:
  * As `ioe_submit`.
  */
-int64_t ioe_submit_wait(struct ioe_context *ctx, struct ioe_event *event);
+int64_t ioe_submit_wait(struct ioe_context *ctx,
+                        struct ioe_event *event);
+
+/**
+ * Asks for an event back by its `ioe_event_id`. It completes, in its callback, with `-ECANCELED`, or
+ * with its own result if it finished whole first; the other events of a merged operation or of
+ * joined syncs go on. What is still queued never reaches the kernel. What the kernel has is asked
+ * for back where the driver can: io_uring (IORING_OP_ASYNC_CANCEL, mostly for what has not begun),
+ * the pool what no thread has begun, AIO nothing; the callback comes only when the kernel is done
+ * with the memory. A cancelled write may have been written in part, or whole: `ioe_event_transferred`
+ * tells what got through for certain. What mergers gathered is flushed. Any thread, also with
+ * `IOE_POLLED`, where the owner's next `ioe_poll` acts on it and one that it sleeps in wakes.
+ *
+ * Returns 0 where the event was found in flight in this context, or:
+ * - `-ENOENT`: no event of this id is in flight in it: its callback has started, it was never
+ *   submitted, or it is in another context.
+ * - `-EINVAL`: `ctx` is NULL.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `ctx` is NULL or a context.
+ */
+int ioe_cancel(struct ioe_context *ctx,
+               uint64_t id);
 
 /**
  * Makes a merger for events of one descriptor and one action, `IOE_READ` or `IOE_WRITE`, that joins

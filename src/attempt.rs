@@ -4,7 +4,7 @@ use crate::driver::direct::DIRECT_BOUNDARY;
 use crate::log::{log, Level};
 use crate::merge;
 use crate::stats::Counters;
-use crate::tasks::{IOAction, IOEvent, Op};
+use crate::tasks::{flags, IOAction, IOEvent, Op};
 
 /// How often in a row an operation that made no progress is retried on EINTR or EAGAIN.
 const MAX_RETRIES: u32 = 100;
@@ -15,8 +15,9 @@ const MEMBERS_OWN: [i32; 5] = [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::EFBI
 /// How far the engine is with the current operation of an event.
 #[derive(Default)]
 pub(crate) struct Attempt {
-    /// Bytes the operation was asked to move.
+    /// Bytes the operation was asked to move, and how.
     asked: u64,
+    flags: u32,
     retries: u32,
     /// The operation before this one came back short.
     short: bool,
@@ -37,8 +38,16 @@ pub(crate) enum Verdict {
 }
 
 impl Attempt {
-    pub(crate) fn begin(&mut self, op: &Op) {
+    /// Announces an operation. Fails where the kernel must not be asked.
+    #[inline(always)]
+    pub(crate) fn begin<C>(&mut self, op: &Op, event: &IOEvent<C>) -> Result<(), i32> {
         self.asked = op.len;
+        self.flags = op.flags;
+        // The whole of it at once, or nothing.
+        match op.flags & flags::ATOMIC != 0 && op.len != event.get_size() {
+            true => Err(libc::EINVAL),
+            false => Ok(()),
+        }
     }
 
     /// Takes down that bytes were moved; EIO where they are more than were asked for.
@@ -59,7 +68,13 @@ impl Attempt {
 
     /// Whether an operation that made no progress is asked for again as it is.
     fn retries(&mut self, errno: i32) -> bool {
-        let again = matches!(errno, libc::EINTR | libc::EAGAIN) && self.retries < MAX_RETRIES;
+        let passing = match errno {
+            libc::EINTR => true,
+            // That it would wait was the question.
+            libc::EAGAIN => self.flags & flags::NOWAIT == 0,
+            _ => false,
+        };
+        let again = passing && self.retries < MAX_RETRIES;
         self.retries += u32::from(again);
         again
     }
@@ -83,6 +98,10 @@ impl Attempt {
                 }
                 if event.advance(result as u64) {
                     return Verdict::Complete(event.transferred() as i64);
+                }
+                if self.flags & flags::ATOMIC != 0 {
+                    // The kernel's promise is broken, and a second write would not mend it.
+                    return Verdict::Complete(-i64::from(libc::EIO));
                 }
                 counters.continued += u64::from(self.short);
                 return Verdict::Again;
@@ -163,8 +182,10 @@ impl Attempt {
         // A bad sector is one member's, and so is a place that a write cannot get. But where writing
         // makes durable, this error was the only one that the file will report, and a second answer
         // would be yes while data is gone.
-        let apart = action == IOAction::Read
-            || MEMBERS_OWN.contains(&errno) && status_flags() & (libc::O_SYNC | libc::O_DSYNC) == 0;
+        let durable = || {
+            self.flags & flags::DSYNC != 0 || status_flags() & (libc::O_SYNC | libc::O_DSYNC) != 0
+        };
+        let apart = action == IOAction::Read || MEMBERS_OWN.contains(&errno) && !durable();
         if !apart {
             return Verdict::Complete(-i64::from(errno));
         }

@@ -14,7 +14,7 @@ use crate::fork;
 use crate::gate::{lock, Gate};
 use crate::ledger::Ledger;
 use crate::log::{explain, log, Level};
-use crate::tasks::{IOCallback, IOEvent};
+use crate::tasks::{IOAction, IOCallback, IOEvent};
 use crate::thread::{spawn, within, NO_THREAD};
 
 /// The most threads of one set.
@@ -184,6 +184,9 @@ impl<C: IOCallback> Drop for Delivery<C> {
 fn run<C: IOCallback>(ledger: &Ledger, mut event: IOEvent<C>) {
     let (_, admission) = event.owner();
     ledger.start(admission);
+    if event.result() < 0 && event.action() == Some(IOAction::Write) {
+        ledger.failed_write_starts(admission.number());
+    }
     event.release();
     if let Some(callback) = event.take_callback() {
         let called = catch_unwind(AssertUnwindSafe(|| callback.call(event)));
@@ -194,6 +197,24 @@ fn run<C: IOCallback>(ledger: &Ledger, mut event: IOEvent<C>) {
         }
     }
     ledger.finish(admission);
+}
+
+/// Gives an event to the thread that waits for it instead of a callback. Afterwards nothing of it is
+/// touched.
+pub(crate) fn hand_back<C>(ledger: &Ledger, event: IOEvent<C>) {
+    let (_, admission) = event.owner();
+    ledger.start(admission);
+    if event.result() < 0 && event.action() == Some(IOAction::Write) {
+        ledger.failed_write_starts(admission.number());
+    }
+    ledger.finish(admission);
+    let waiter = event.take_waiter();
+    event.release();
+    // It is a second handle of the waiter's own.
+    event.into_raw();
+    if let Some(thread) = waiter {
+        thread.unpark();
+    }
 }
 
 /// The life of one worker thread.

@@ -6,9 +6,10 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossfire::flavor::Flavor;
 use crossfire::{mpsc, AsyncRx, MTx};
@@ -16,6 +17,7 @@ use once_cell::sync::OnceCell;
 
 use crate::attempt::{Attempt, Verdict};
 use crate::callback_worker::IOWorkers;
+use crate::clock;
 use crate::driver::backed::Backed;
 use crate::driver::choice::{choose, Choice, Chosen, Passed, Wish};
 use crate::driver::pool::Pool;
@@ -23,15 +25,16 @@ use crate::driver::{direct, Descriptors, Driver, Interface};
 use crate::fork;
 use crate::gate::{deadline_after, lock, Deadline};
 use crate::gathered::Gathered;
-use crate::intake::{Backlog, InnerFlavor, Lanes, OuterFlavor};
-use crate::ledger::{Ledger, Refused};
+use crate::identity::Cell as Identity;
+use crate::intake::{InnerFlavor, Lanes, OuterFlavor};
+use crate::ledger::{Admission, Ledger, Refused};
 use crate::log::{explain, log, Level};
 use crate::merge::{self, Submit, MAX_LIMIT};
-use crate::reactor::{count_in, Core, PollEnd, Polled, Reactor};
+use crate::reactor::{count_in, report_stall, Core, PollEnd, Polled, Reactor, Settings};
 use crate::stats::{Counters, Published};
-use crate::tasks::{IOCallback, IOEvent, Link, Unfit};
+use crate::tasks::{IOAction, IOCallback, IOEvent, Link, Unfit};
 use crate::thread::{here, in_callback_of, spawn, Here, NO_THREAD};
-use crate::wake::{new_eventfd, WakeUp};
+use crate::wake::{new_eventfd, write_eventfd, WakeUp};
 
 /// The most operations a context has in the kernel at once: the kernel's own limit for a ring
 /// (IORING_MAX_ENTRIES).
@@ -59,6 +62,10 @@ pub struct Config {
     pub sqpoll: bool,
     /// Completions are looked for, not announced (IORING_SETUP_IOPOLL). Needs `polled`.
     pub iopoll: bool,
+    /// Syncs of a descriptor that wait while one runs are joined into the next.
+    pub sync_groups: bool,
+    /// An operation longer in the kernel, in milliseconds, is reported; 0: never.
+    pub stall_ms: u32,
 }
 
 impl Default for Config {
@@ -71,6 +78,8 @@ impl Default for Config {
             polled: false,
             sqpoll: false,
             iopoll: false,
+            sync_groups: true,
+            stall_ms: 0,
         }
     }
 }
@@ -109,6 +118,8 @@ pub struct Stats {
     pub merged: u64,
     /// Operations issued for the rest of a short one.
     pub continued: u64,
+    /// Syncs answered by another's operation.
+    pub syncs_joined: u64,
     /// Events accepted whose callback has not started.
     pub in_flight: u64,
 }
@@ -125,11 +136,12 @@ pub struct IOContext<C: IOCallback, Q = OuterFlavor<C>> {
 
 /// The part of a context that outlives its handle as long as a caller is inside.
 pub(crate) struct Shared<C: IOCallback> {
+    /// Dropped before the core, whose descriptor it may write.
+    seat: Seat<C>,
     /// Also held by the reactor's thread.
     core: Arc<Core<C>>,
     /// Itself, for the list of what a polling thread owns.
     me: Weak<Shared<C>>,
-    seat: Seat<C>,
     /// Senders of the context's own lanes. `None` in a polled context and with a foreign channel.
     outer: Option<MTx<OuterFlavor<C>>>,
     inner: Option<MTx<InnerFlavor<C>>>,
@@ -244,6 +256,13 @@ impl<C: IOCallback, Q> IOContext<C, Q> {
         self.shared.poll(min, deadline_after(timeout_ms)).map_err(io::Error::from_raw_os_error)
     }
 
+    /// Asks for an event in flight back, by its [`IOEvent::id`]. It completes with `ECANCELED`, or with
+    /// its own result if it was whole before. Fails with `ENOENT` where no event of this id is in
+    /// flight here.
+    pub fn cancel(&self, id: u64) -> io::Result<()> {
+        self.shared.cancel(id).map_err(io::Error::from_raw_os_error)
+    }
+
     /// Counters since the start.
     pub fn stats(&self) -> Stats {
         self.shared.stats()
@@ -325,20 +344,14 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
     mut interface: impl Interface + 'static,
 ) -> io::Result<Arc<Shared<C>>> {
     let Parts { config, passed, workers, wake_up, lanes, outer, inner } = parts;
-    let core = Arc::new(Core {
-        ledger: Arc::new(Ledger::new(config.queue_size, config.polled)),
-        backlog: Backlog::new(),
-        counters: Published::default(),
-        stop: AtomicBool::new(false),
-        notify: OnceCell::new(),
-        broken: OnceCell::new(),
-    });
+    let core = Arc::new(Core::new(Ledger::new(config.queue_size, config.polled)));
     let descriptors = interface.descriptors();
-    let Config { depth, merge_limit, .. } = config;
+    let Config { depth, merge_limit, sync_groups, stall_ms, .. } = config;
+    let stall = (stall_ms > 0).then(|| Duration::from_millis(stall_ms.into()));
+    let settings = Settings { depth, merge_limit, sync_groups, stall };
     let delivery = workers.delivery();
     let seat = if lanes.is_none() {
-        let reactor =
-            Reactor::<C, _, OuterFlavor<C>>::new(interface, depth, merge_limit, None, delivery);
+        let reactor = Reactor::<C, _, OuterFlavor<C>>::new(interface, settings, None, delivery);
         Seat::Owner(PolledSeat {
             reactor: UnsafeCell::new(Box::new(reactor)),
             busy: Cell::new(false),
@@ -352,7 +365,7 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
             let works = begun.is_ok();
             started.send(begun);
             if works {
-                Reactor::new(interface, depth, merge_limit, lanes, delivery).run(&core);
+                Reactor::new(interface, settings, lanes, delivery).run(&core);
             }
         })
         .map_err(explain(NO_THREAD))?;
@@ -367,9 +380,9 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
         }
     };
     Ok(Arc::new_cyclic(|me| Shared {
+        seat,
         core,
         me: me.clone(),
-        seat,
         outer,
         inner,
         wake_up,
@@ -478,7 +491,13 @@ impl<C: IOCallback> Shared<C> {
         self.launch(event, here)?;
         loop {
             match self.count_in(event, here) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    if event.is_barrier() {
+                        // What was gathered before it is among what it waits for.
+                        self.flush_gathered();
+                    }
+                    return Ok(());
+                }
                 Err(refused) => {
                     before_waiting();
                     self.make_room(refused, event, may_wait)?;
@@ -565,11 +584,20 @@ impl<C: IOCallback> Shared<C> {
     /// Gives accepted events to the reactor.
     #[inline(always)]
     pub(crate) fn hand_over(&self, event: IOEvent<C>, here: Here) {
-        let mine = self.core.backlog.belongs_to(here.token);
+        let core = &*self.core;
+        let mine = core.backlog.belongs_to(here.token);
+        let deadline = event.chain().filter_map(IOEvent::deadline).min();
         if mine && (here.in_callback || matches!(self.seat, Seat::Owner(_))) {
-            self.core.backlog.push(event);
+            core.backlog.push(event);
+            if deadline.is_some() {
+                core.news.store(true, SeqCst);
+            }
             return;
         }
+        let alone_sync = match (event.link(), event.action()) {
+            (Link::None, Some(action)) if action.is_sync() => Some(event.fd()),
+            _ => None,
+        };
         let (_, admission) = event.owner();
         // Neither can fail: the receivers live until everything accepted has been taken, and the
         // bounded one has room for as many as there are places in the ledger.
@@ -578,26 +606,97 @@ impl<C: IOCallback> Shared<C> {
             (false, Some(lane), _) => drop(lane.send(event)),
             _ => unreachable!("a context with a thread and without lanes has no submit"),
         }
+        if let Some(deadline) = deadline {
+            core.news.store(true, SeqCst);
+            // Otherwise it looks by itself in time.
+            if core.time_of(deadline) < core.looks_at.load(SeqCst) {
+                return self.wake_up.wake_busy();
+            }
+        } else if alone_sync.is_some_and(|fd| core.callers.reactor_syncs(fd)) {
+            // It has to wait for that, whose end wakes the reactor.
+            return;
+        }
         self.wake_up.wake();
     }
 
-    /// Runs an event on the calling thread, and returns its result. Its callback is not called.
+    /// Asks for an event back; `ENOENT` where none of this id is in flight here.
+    pub(crate) fn cancel(&self, id: u64) -> Result<(), Errno> {
+        self.check_process()?;
+        if !Identity::cancel(id, Arc::as_ptr(&self.core.ledger)) {
+            return Err(libc::ENOENT);
+        }
+        self.core.cancels.fetch_add(1, SeqCst);
+        if self.config.polled {
+            self.core.news.store(true, SeqCst);
+            // Whether or not the owner sleeps, and on which of them.
+            self.wake_up.write();
+            if let Some(fd) = self.core.notify.get() {
+                write_eventfd(fd.as_raw_fd());
+            }
+        } else {
+            // It may be among what was gathered.
+            self.flush_gathered();
+            self.core.news.store(true, SeqCst);
+            self.wake_up.wake_busy();
+        }
+        Ok(())
+    }
+
+    /// Runs an event and waits for it, and returns its result. Its callback is not called.
     pub(crate) fn submit_wait(&self, event: &mut IOEvent<C>) -> Result<i64, Errno> {
         self.check_process()?;
         if in_callback_of(self.ledger(), 0) {
             return Err(libc::EDEADLK);
         }
-        self.launch(event, here())?;
-        let accepted = self.ledger().accept(false).map_err(|_| libc::ESHUTDOWN);
-        let admission = accepted.inspect_err(|_| event.abort_launch())?;
+        let here = here();
+        self.launch(event, here)?;
+        // What the calling thread cannot do by itself.
+        let is_reactors = event.is_barrier() || event.is_timed() || event.priority() != 0;
+        let accepted = match is_reactors {
+            true => Ok(None),
+            false => self.accept_here(event).map_err(|_| libc::ESHUTDOWN),
+        };
+        let result = match accepted {
+            Ok(Some(admission)) => Ok(self.run_here(event, admission)),
+            Ok(None) => self.run_there(event, here),
+            Err(errno) => Err(errno),
+        };
+        result.inspect_err(|_| event.abort_launch())
+    }
+
+    /// Counts in an event that the calling thread does; `None` where it has to wait for another.
+    fn accept_here(&self, event: &IOEvent<C>) -> Result<Option<Admission>, Refused> {
+        let accept = || self.ledger().accept(false);
+        match event.action() {
+            Some(IOAction::Write) => self.core.callers.write(event.fd(), accept).map(Some),
+            Some(action) if action.is_sync() && self.config.sync_groups => {
+                self.core.callers.sync(event.fd(), accept)
+            }
+            _ => accept().map(Some),
+        }
+    }
+
+    fn run_here(&self, event: &mut IOEvent<C>, admission: Admission) -> i64 {
+        event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
         let mut counters = Counters::default();
         let mut attempt = Attempt::default();
         let result = loop {
+            if let Some(errno) = event.ending(clock::now) {
+                break -i64::from(errno);
+            }
             let op = event.next_op();
-            attempt.begin(&op);
+            if let Err(errno) = attempt.begin(&op, event) {
+                break -i64::from(errno);
+            }
             counters.operations += 1;
             counters.system_calls += 1;
+            let begun = (self.config.stall_ms > 0).then(clock::now);
             let verdict = attempt.judge(event, direct::run(&op), &mut counters);
+            if let Some(age) = begun.map(|begun| clock::now() - begun) {
+                if age >= Duration::from_millis(self.config.stall_ms.into()) {
+                    report_stall(&op, age);
+                }
+            }
             if let Verdict::Complete(result) = verdict {
                 break result;
             }
@@ -605,14 +704,52 @@ impl<C: IOCallback> Shared<C> {
         counters.failed += u64::from(result < 0);
         self.callers.add(&counters);
         event.complete(result);
+        let number = admission.number();
+        let write = event.action() == Some(IOAction::Write);
+        if result < 0 && write {
+            self.ledger().write_failed(event.fd(), number, -result as i32);
+        }
+        let sync = event.action().is_some_and(IOAction::is_sync);
+        if (write || sync) && self.core.callers.end(number) {
+            self.core.news.store(true, SeqCst);
+            self.wake_up.wake_busy();
+        }
         self.ledger().start(admission);
+        if result < 0 && write {
+            self.ledger().failed_write_starts(number);
+        }
         event.release();
         self.ledger().finish(admission);
         if let (Seat::Owner(seat), 1..) = (&self.seat, self.ledger().in_flight()) {
             // Where the reactor is busy, it comes by itself to what this would do.
             let _ = seat.with(|reactor| reactor.poll(&self.core, 0, None));
         }
-        Ok(result)
+        result
+    }
+
+    /// Has the reactor do an event, and waits for it.
+    fn run_there(&self, event: &mut IOEvent<C>, here: Here) -> Result<i64, Errno> {
+        let seat = self.seat(here)?;
+        if seat.map_or(self.is_reactors_thread(), |seat| seat.busy.get()) {
+            // In the program's log function.
+            return Err(libc::EDEADLK);
+        }
+        let admission = self.ledger().accept(false).map_err(|_| libc::ESHUTDOWN)?;
+        event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
+        event.set_waiter();
+        if event.is_barrier() {
+            self.flush_gathered();
+        }
+        // SAFETY: the reactor gives this handle up before the event is seen to be released.
+        self.hand_over(unsafe { event.second_handle() }, here);
+        while event.is_in_flight() {
+            match seat {
+                None => std::thread::park(),
+                // Neither a signal nor another event's end ends this wait.
+                Some(seat) => drop(seat.with(|reactor| reactor.poll(&self.core, 1, None))),
+            }
+        }
+        Ok(event.result())
     }
 
     /// Runs callbacks of a polled context; `EINVAL` for one that has threads.
@@ -622,7 +759,8 @@ impl<C: IOCallback> Shared<C> {
             return Err(libc::EDEADLK);
         }
         let seat = self.seat(here())?.ok_or(libc::EINVAL)?;
-        if min > 0 {
+        let core = &self.core;
+        if min > 0 || core.cancels.load(SeqCst) != core.cancels_seen.load(SeqCst) {
             // Gathered events are in flight, and might be what is waited for.
             self.flush_gathered();
         }
@@ -771,6 +909,7 @@ impl<C: IOCallback> Shared<C> {
             system_calls,
             merged,
             continued,
+            syncs_joined,
         } = self.core.counters.read() + self.callers.read();
         let wake_ups = self.wake_up.writes() + self.ledger().wake_calls();
         let (accepted, completed) = self.ledger().accepted_and_started();
@@ -784,6 +923,7 @@ impl<C: IOCallback> Shared<C> {
             system_calls: system_calls + wake_ups,
             merged,
             continued,
+            syncs_joined,
             in_flight: accepted - completed,
         }
     }
@@ -874,15 +1014,6 @@ impl<C: IOCallback> Drop for Batch<'_, C> {
 
 fn errno_of(error: io::Error) -> Errno {
     error.raw_os_error().unwrap_or(libc::EIO)
-}
-
-impl Unfit {
-    pub(crate) fn errno(self) -> Errno {
-        match self {
-            Unfit::InFlight => libc::EBUSY,
-            Unfit::Unprepared | Unfit::Whole => libc::EINVAL,
-        }
-    }
 }
 
 impl<C> PolledSeat<C> {

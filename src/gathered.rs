@@ -67,13 +67,15 @@ impl<C> Gathered<C> {
         event: IOEvent<C>,
         hand_over: impl Fn(IOEvent<C>),
     ) {
+        // A time limit is looked at by the reactor alone.
+        let timed = event.is_timed();
         if let Err(event) = shelf.push_event(event) {
             self.flush_one(shelf, &hand_over);
             // Nothing is in its way any more.
             let _ = shelf.push_event(event);
         }
         self.events.fetch_add(1, SeqCst);
-        if shelf.is_full() {
+        if shelf.is_full() || timed {
             self.flush_one(shelf, &hand_over);
         }
     }

@@ -141,6 +141,11 @@ impl<C: Send + 'static, Q: Flavor<Item = IOEvent<C>>> Lanes<C, Q> {
         event
     }
 
+    /// Prepares for a sleep that only what cannot wait for a slot ends.
+    pub(crate) fn arm_busy(&self) {
+        self.wake_up.prepare_busy_sleep();
+    }
+
     /// The sleep is over: until the next `arm`, sending costs no system call.
     pub(crate) fn awake(&self) {
         self.wake_up.awake();

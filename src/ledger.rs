@@ -8,11 +8,13 @@
 //! wait for one, and if it took one all the same, callbacks that resubmit could keep all places for
 //! ever. Nothing here knows what an event is.
 
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::Mutex;
 
 use once_cell::sync::OnceCell;
 
+use crate::failures::{Failures, Started};
 use crate::gate::{lock, Deadline, Gate};
 
 /// The bits of `Ledger::entry` below the count of accepted events.
@@ -39,11 +41,18 @@ pub(crate) struct Admission {
     epoch: u8,
     /// It took one of the places.
     place: bool,
+    /// How many were accepted before it.
+    number: u64,
 }
 
 impl Admission {
     pub(crate) fn has_place(self) -> bool {
         self.place
+    }
+
+    /// Its place in the order of acceptance, of which a context has one.
+    pub(crate) fn number(self) -> u64 {
+        self.number
     }
 }
 
@@ -69,6 +78,7 @@ pub(crate) struct Ledger {
     on_room: OnceCell<Box<dyn Fn() + Send + Sync>>,
     settled: Gate,
     epochs: Mutex<Epochs>,
+    failures: Failures,
 }
 
 #[derive(Default)]
@@ -111,7 +121,8 @@ impl Ledger {
                 }
                 return Err(Refused::Closed);
             }
-            let admission = Admission { epoch: (entry & EPOCH) as u8, place: bounded };
+            let admission =
+                Admission { epoch: (entry & EPOCH) as u8, place: bounded, number: entry / ONE };
             if self.single {
                 self.entry.0.store(entry + ONE, Relaxed);
                 return Ok(admission);
@@ -254,6 +265,23 @@ impl Ledger {
             }
             drained
         })
+    }
+
+    /// A write has failed; its callback has not started.
+    pub(crate) fn write_failed(&self, fd: RawFd, number: u64, errno: i32) {
+        self.failures.add(fd, number, errno, |point| self.drained(point));
+    }
+
+    /// The callback of a write that failed starts.
+    pub(crate) fn failed_write_starts(&self, number: u64) {
+        let started = Started { accepted: self.accepted(), point: self.drain_point() };
+        self.failures.start(number, started);
+    }
+
+    /// The error of the first failed write of this descriptor that was accepted before this number,
+    /// and whose callback had not started by then.
+    pub(crate) fn failure_before(&self, fd: RawFd, number: u64) -> Option<i32> {
+        self.failures.before(fd, number)
     }
 
     pub(crate) fn accepted(&self) -> u64 {

@@ -29,15 +29,20 @@
 //! Dependencies point one way: `ffi`, `merger`, [`mod@context`], `reactor`, then `attempt`, [`merge`],
 //! [`callback_worker`], [`mod@driver`] and `intake`, then [`tasks`] and [`buffer`].
 
+mod alarm;
 mod attempt;
 pub mod buffer;
 pub mod callback_worker;
+mod callers;
+mod clock;
 pub mod context;
 pub mod driver;
+mod failures;
 mod ffi;
 mod fork;
 mod gate;
 mod gathered;
+mod identity;
 mod intake;
 mod ledger;
 pub mod log;
@@ -47,6 +52,7 @@ mod reactor;
 #[cfg(test)]
 mod simulation;
 mod stats;
+mod syncs;
 pub mod tasks;
 mod thread;
 mod wake;

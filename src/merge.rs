@@ -38,7 +38,7 @@ use crossfire::{MTx, Tx};
 
 use crate::driver::direct::DIRECT_BOUNDARY;
 use crate::tasks::{
-    self, IOAction, IOCallback, IOEvent, Link, Memory, Op, MAX_CHUNK, MAX_SEGMENTS,
+    self, flags, IOAction, IOCallback, IOEvent, Link, Memory, Op, MAX_CHUNK, MAX_SEGMENTS,
 };
 
 /// The most bytes that one merged operation may span.
@@ -49,6 +49,8 @@ pub const MAX_LIMIT: u64 = MAX_CHUNK;
 struct Span {
     fd: RawFd,
     action: IOAction,
+    /// Flags and priority.
+    manner: (u32, u16),
     start: u64,
     end: u64,
     /// Where the memory of the first segment begins, and where that of the last one ends.
@@ -59,15 +61,19 @@ struct Span {
 }
 
 impl Span {
-    /// `None` for what moves no bytes.
+    /// `None` for what moves no bytes, or goes alone.
     fn of_one<C>(event: &IOEvent<C>) -> Option<Self> {
         let action = event.action().filter(|action| action.is_transfer())?;
+        let (fd, manner) = (event.fd(), (event.flags(), event.priority()));
+        if manner.0 & flags::ALONE != 0 {
+            return None;
+        }
         let start = event.offset() + event.transferred();
         let end = event.offset() + event.get_size();
         if let Some(plain) = event.plain_rest() {
             let memory = plain.iov_base as usize;
             let memory_end = memory + plain.iov_len;
-            let span = Span { fd: event.fd(), action, start, end, memory, memory_end, segments: 1 };
+            let span = Span { fd, action, manner, start, end, memory, memory_end, segments: 1 };
             return (plain.iov_len > 0).then_some(span);
         }
         let mut parts = event.rest().filter(|segment| segment.iov_len > 0);
@@ -75,7 +81,7 @@ impl Span {
         let (last, segments) = parts.fold((first, 1), |(_, count), part| (part, count + 1));
         let memory = first.iov_base as usize;
         let memory_end = last.iov_base as usize + last.iov_len;
-        Some(Span { fd: event.fd(), action, start, end, memory, memory_end, segments })
+        Some(Span { fd, action, manner, start, end, memory, memory_end, segments })
     }
 
     /// Of an event and those joined with it.
@@ -89,7 +95,8 @@ impl Span {
 
     /// Both in one operation, if `next` begins where this one ends.
     fn then(&self, next: &Span) -> Option<Span> {
-        let adjacent = self.fd == next.fd && self.action == next.action && self.end == next.start;
+        let like = self.fd == next.fd && self.action == next.action && self.manner == next.manner;
+        let adjacent = like && self.end == next.start;
         let seam = usize::from(self.memory_end == next.memory);
         adjacent.then(|| Span {
             end: next.end,
@@ -114,6 +121,13 @@ fn tie<C>(run: IOEvent<C>, next: Option<IOEvent<C>>) -> IOEvent<C> {
         last.set_link(Link::Joined(next));
     }
     run
+}
+
+/// Ties events together, each behind the one before.
+pub(crate) fn join<C>(
+    events: impl IntoIterator<Item = IOEvent<C>, IntoIter: DoubleEndedIterator>,
+) -> Option<IOEvent<C>> {
+    events.into_iter().rev().fold(None, |run, event| Some(tie(event, run)))
 }
 
 /// Takes off what is tied to an event.
@@ -162,12 +176,11 @@ impl Segments {
 
     /// The operation for all that is left of the run. The segments stay as they are until it is done.
     pub(crate) fn operation<C>(&self, run: &IOEvent<C>) -> Op {
-        let Op { action, fd, offset, .. } = run.next_op();
         let memory = match &self.all[self.next..] {
             [one] => Memory::Plain(one.iov_base.cast()),
             many => Memory::Segments(many.as_ptr(), many.len() as u32),
         };
-        Op { action, fd, offset, len: self.len, memory }
+        Op { len: self.len, memory, ..run.next_op() }
     }
 
     /// Goes on by what was moved.
@@ -281,6 +294,39 @@ impl<C> Waiting<C> {
         while let Some(event) = next {
             next = untie(&event);
             self.insert(event, None, before);
+        }
+    }
+
+    /// All that waits, the oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &IOEvent<C>> {
+        let next = |number: u32| (number != NONE).then(|| &self.entries[number as usize]);
+        let all = std::iter::successors(next(self.oldest), move |entry| next(entry.newer));
+        all.filter_map(|entry| entry.event.as_ref()).flat_map(IOEvent::chain)
+    }
+
+    /// Takes out what is to end. What was joined with it stays, each by itself.
+    pub(crate) fn take_out(
+        &mut self,
+        ends: impl Fn(&IOEvent<C>) -> bool,
+        mut out: impl FnMut(IOEvent<C>),
+    ) {
+        let mut number = self.oldest;
+        while number != NONE {
+            let newer = self.entries[number as usize].newer;
+            let event = &mut self.entries[number as usize].event;
+            if event.as_ref().is_some_and(|run| run.chain().any(&ends)) {
+                let mut next = event.take();
+                self.remove(number);
+                self.free.push(number);
+                while let Some(event) = next {
+                    next = untie(&event);
+                    match ends(&event) {
+                        true => out(event),
+                        false => self.insert(event, None, newer),
+                    }
+                }
+            }
+            number = newer;
         }
     }
 
@@ -499,11 +545,7 @@ impl<C> MergeBuffer<C> {
     /// What was gathered, tied together: send it as one event.
     pub fn flush(&mut self) -> Option<IOEvent<C>> {
         self.span = None;
-        let mut run = None;
-        while let Some(event) = self.events.pop_back() {
-            run = Some(tie(event, run));
-        }
-        run
+        join(self.events.drain(..))
     }
 }
 

@@ -6,15 +6,18 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossfire::flavor::Flavor;
 use once_cell::sync::OnceCell;
 
+use crate::alarm::Alarm;
 use crate::attempt::{Attempt, Verdict};
-use crate::callback_worker::Delivery;
+use crate::callback_worker::{hand_back, Delivery};
+use crate::callers::Callers;
+use crate::clock;
 use crate::driver::direct::FileSizeSignal;
 use crate::driver::{forbidden, Done, Entered, Interface, Prep, Wait, NOT_TAKEN};
 use crate::gate::Deadline;
@@ -23,7 +26,8 @@ use crate::ledger::{Ledger, Refused};
 use crate::log::{log, Level};
 use crate::merge::{self, Segments, Waiting};
 use crate::stats::{Counters, Published};
-use crate::tasks::{IOCallback, IOEvent, Link, Unfit};
+use crate::syncs::{Next, Syncs};
+use crate::tasks::{IOAction, IOCallback, IOEvent, Link, Op, Unfit};
 use crate::thread::here;
 use crate::wake::{clear_eventfd, write_eventfd};
 
@@ -32,6 +36,21 @@ const TAKEN_AT_ONCE: usize = 64;
 
 /// How long to leave a kernel alone that takes nothing while it holds nothing of ours.
 const REFUSED_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long a reactor sleeps at most, where a slot or a completion is all that it waits for, and
+/// somebody might want it for something else: to notice time limits of events that it has not taken
+/// in, or, in a wait for several completions, a cancel.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How a reactor works.
+pub(crate) struct Settings {
+    pub depth: u32,
+    pub merge_limit: u32,
+    /// Syncs that wait together are joined.
+    pub sync_groups: bool,
+    /// An operation that the kernel has for longer is reported.
+    pub stall: Option<Duration>,
+}
 
 /// What a reactor shares with its submitters and its observers.
 pub(crate) struct Core<C> {
@@ -45,6 +64,41 @@ pub(crate) struct Core<C> {
     pub notify: OnceCell<OwnedFd>,
     /// The errno with which the kernel interface broke: since then the pool does everything.
     pub broken: OnceCell<i32>,
+    pub callers: Callers,
+    /// There is something that the reactor has to look at even if no slot is free.
+    pub news: AtomicBool,
+    /// Events cancelled, and how many of them the reactor has looked for.
+    pub cancels: AtomicU64,
+    pub cancels_seen: AtomicU64,
+    /// While it sleeps with all slots taken: when it will look at `news` by itself, in nanoseconds
+    /// from `start`.
+    pub looks_at: AtomicU64,
+    pub start: Instant,
+}
+
+impl<C> Core<C> {
+    pub(crate) fn new(ledger: Ledger) -> Self {
+        Core {
+            ledger: Arc::new(ledger),
+            backlog: Backlog::new(),
+            counters: Published::default(),
+            stop: AtomicBool::new(false),
+            notify: OnceCell::new(),
+            broken: OnceCell::new(),
+            callers: Callers::default(),
+            news: AtomicBool::new(false),
+            cancels: AtomicU64::new(0),
+            cancels_seen: AtomicU64::new(0),
+            looks_at: AtomicU64::new(0),
+            start: clock::now(),
+        }
+    }
+
+    /// A time, as `looks_at` has it.
+    pub(crate) fn time_of(&self, at: Instant) -> u64 {
+        let passed = at.saturating_duration_since(self.start).as_nanos();
+        u64::try_from(passed).unwrap_or(u64::MAX)
+    }
 }
 
 /// An event whose operation is the kernel's next or is in it, and all that travel with it.
@@ -55,6 +109,21 @@ struct Slot<C> {
     apart: bool,
     /// Where the bytes of joined events lie.
     segments: Segments,
+    /// The interface has its operation, was asked to give it back, and since when it has it, where
+    /// that is watched.
+    in_kernel: bool,
+    asked_back: bool,
+    since: Option<Instant>,
+}
+
+impl<C> Slot<C> {
+    /// Its events travel in one transfer, by a list of segments.
+    fn is_joined_transfer(&self) -> bool {
+        let joined = |event: &IOEvent<C>| {
+            event.is_joined() && event.action().is_some_and(IOAction::is_transfer)
+        };
+        !self.apart && self.event.as_ref().is_some_and(joined)
+    }
 }
 
 pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
@@ -68,8 +137,20 @@ pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
     /// Slots whose operation has to be issued.
     issue: VecDeque<u32>,
     done: Vec<Done>,
-    /// Completed events whose callbacks come next.
+    /// Syncs that wait for something else than a slot.
+    syncs: Syncs<C>,
+    sync_groups: bool,
+    /// Completed events whose callbacks come next, and those that somebody waits for instead.
     ready: VecDeque<IOEvent<C>>,
+    waited_for: Vec<IOEvent<C>>,
+    /// Those of a joined operation that are whole; empty between calls.
+    whole: Vec<IOEvent<C>>,
+    /// Events may end before they are done: some were cancelled, or have a time limit.
+    may_end: bool,
+    /// When the next time limit is over, or the next operation stalls.
+    next_look: Option<Instant>,
+    stall: Option<Duration>,
+    alarm: Alarm,
     /// `None` in a polled context.
     lanes: Option<Lanes<C, Q>>,
     delivery: Delivery<C>,
@@ -93,16 +174,19 @@ pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
 impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q> {
     pub(crate) fn new(
         interface: I,
-        depth: u32,
-        merge_limit: u32,
+        settings: Settings,
         lanes: Option<Lanes<C, Q>>,
         delivery: Delivery<C>,
     ) -> Self {
+        let Settings { depth, merge_limit, sync_groups, stall } = settings;
         let slot = |_| Slot {
             event: None,
             attempt: Attempt::default(),
             apart: false,
             segments: Segments::default(),
+            in_kernel: false,
+            asked_back: false,
+            since: None,
         };
         Reactor {
             interface,
@@ -112,7 +196,15 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             followers: 0,
             issue: VecDeque::with_capacity(depth as usize),
             done: Vec::with_capacity(depth as usize),
+            syncs: Syncs::new(sync_groups),
+            sync_groups,
             ready: VecDeque::with_capacity(depth as usize),
+            waited_for: Vec::new(),
+            whole: Vec::new(),
+            may_end: false,
+            next_look: None,
+            stall,
+            alarm: Alarm::default(),
             lanes,
             delivery,
             pending: 0,
@@ -129,8 +221,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Takes in what waits: as much as there are free slots, or all of it where it is joined. The
     /// sources take turns, so that none of them starves, whatever the others bring.
     fn take(&mut self, core: &Core<C>) {
-        self.fill();
-        let sources = if self.lanes.is_some() { 3 } else { 1 };
+        self.look(core);
+        self.fill(core);
+        let sources = self.sources();
         let mut empty = 0;
         while empty < sources && (self.waiting.merges() || !self.free.is_empty()) {
             let source = self.source % sources;
@@ -142,7 +235,20 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             let taken = (0..share).take_while(|_| self.take_from(core, source)).count();
             empty = if taken == 0 { empty + 1 } else { 0 };
         }
-        self.fill();
+        if self.syncs.has_uncounted() {
+            // What came before a barrier may be in another queue than itself.
+            self.sweep(core);
+            self.count_writes(core);
+        }
+        self.fill(core);
+    }
+
+    fn sources(&self) -> u8 {
+        if self.lanes.is_some() {
+            3
+        } else {
+            1
+        }
     }
 
     fn take_from(&mut self, core: &Core<C>, source: u8) -> bool {
@@ -159,46 +265,69 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             }
             (_, None) => None,
         };
-        event.map(|event| self.arrive(event)).is_some()
+        event.map(|event| self.arrive(core, event)).is_some()
+    }
+
+    /// Takes in everything, whether or not there are slots for it.
+    fn sweep(&mut self, core: &Core<C>) {
+        for source in 0..self.sources() {
+            while self.take_from(core, source) {}
+        }
     }
 
     /// Takes in what came through a queue: an event, joined ones, or a batch.
     #[inline]
-    fn arrive(&mut self, event: IOEvent<C>) {
+    fn arrive(&mut self, core: &Core<C>, event: IOEvent<C>) {
         match event.link() {
             Link::Batched(_) => {
                 let mut batch = Some(event);
                 while let Some(event) = batch {
                     batch = merge::untie(&event);
-                    self.arrive_one(event);
+                    self.arrive_one(core, event);
                 }
             }
-            _ => self.arrive_one(event),
+            _ => self.arrive_one(core, event),
         }
     }
 
     #[inline]
-    fn arrive_one(&mut self, run: IOEvent<C>) {
+    fn arrive_one(&mut self, core: &Core<C>, run: IOEvent<C>) {
         let waits = self.free.is_empty() || self.waiting.merges() || !self.waiting.is_empty();
         if run.is_done() {
             // A foreign event that could not be launched.
             self.ready.push_back(run);
+            return;
+        }
+        for event in run.chain() {
+            if let Some(deadline) = event.deadline() {
+                self.may_end = true;
+                self.look_at(deadline);
+            }
+            if self.syncs.has_barriers() && event.action() == Some(IOAction::Write) {
+                self.syncs.write_came(event.fd(), event.owner().1.number());
+            }
+        }
+        if self.syncs.holds(&run) {
+            self.syncs.push(run);
         } else if waits || run.is_joined() {
             self.waiting.push(run);
         } else {
-            self.hold(run);
+            self.hold(core, run);
         }
     }
 
     /// Gives slots to what waits.
-    fn fill(&mut self) {
+    fn fill(&mut self, core: &Core<C>) {
+        if self.syncs.has_news() {
+            self.start_syncs(core);
+        }
         while !self.free.is_empty() {
             let Some(run) = self.waiting.pop() else { return };
             if run.is_joined() && !self.may_travel(&run) {
                 self.waiting.push_apart(run);
                 continue;
             }
-            self.hold(run);
+            self.hold(core, run);
         }
     }
 
@@ -211,29 +340,127 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         })
     }
 
+    /// Starts the syncs that wait for nothing any more. One to a descriptor, so they come before
+    /// everything else without being in its way.
+    fn start_syncs(&mut self, core: &Core<C>) {
+        let failure = |fd, number| core.ledger.failure_before(fd, number);
+        let begin = |fd| core.callers.begin_sync(fd);
+        while let Some(next) = self.syncs.next(!self.free.is_empty(), failure, begin) {
+            match next {
+                Next::Start(run) => self.hold(core, run),
+                Next::Failed(event, errno) => self.finish(core, event, -i64::from(errno)),
+            }
+        }
+    }
+
+    /// Counts the writes that new barriers wait for.
+    fn count_writes(&mut self, core: &Core<C>) {
+        let slots = || self.slots.iter().filter_map(|slot| slot.event.as_ref());
+        let here = |fd, number| {
+            let all = slots().flat_map(IOEvent::chain).chain(self.waiting.iter());
+            let before = all.filter(|event| {
+                let write = event.action() == Some(IOAction::Write);
+                write && event.fd() == fd && event.owner().1.number() < number
+            });
+            before.count()
+        };
+        self.syncs.count(here, |fd, number| core.callers.write_before(fd, number));
+    }
+
+    /// Has [`Reactor::look_over`] called when that time has come.
+    fn look_at(&mut self, at: Instant) {
+        self.next_look = Some(self.next_look.map_or(at, |next| next.min(at)));
+    }
+
+    /// Looks at what others want and what the time brings.
+    fn look(&mut self, core: &Core<C>) {
+        if core.news.load(SeqCst) && core.news.swap(false, SeqCst) {
+            self.sweep(core);
+            if core.callers.take_ended() {
+                self.syncs.callers_ended(|fd, number| core.callers.write_before(fd, number));
+            }
+            let cancels = core.cancels.load(SeqCst);
+            if cancels != core.cancels_seen.swap(cancels, SeqCst) {
+                self.may_end = true;
+                return self.look_over(core);
+            }
+        }
+        if self.is_due() {
+            self.look_over(core);
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.next_look.is_some_and(|at| clock::now() >= at)
+    }
+
+    /// Goes through everything: completes what is to end and is not in the kernel, asks the kernel for
+    /// what is, and reports what stalls there.
+    fn look_over(&mut self, core: &Core<C>) {
+        let now = clock::now();
+        let stall = self.stall;
+        let mut next: Option<Instant> = None;
+        let mut at = |time: Option<Instant>| next = next.into_iter().chain(time).min();
+        for (number, slot) in self.slots.iter_mut().enumerate() {
+            let Some(first) = &slot.event else { continue };
+            let mut all_end = true;
+            for event in first.chain() {
+                if event.ending(|| now).is_none() {
+                    all_end = false;
+                    at(event.deadline());
+                }
+            }
+            if slot.in_kernel && all_end && !slot.asked_back {
+                slot.asked_back = self.interface.cancel(number as u32);
+            }
+            if let Some((since, stall)) = slot.since.zip(stall).filter(|_| slot.in_kernel) {
+                if since + stall > now {
+                    at(Some(since + stall));
+                    continue;
+                }
+                slot.since = None;
+                report_stall(&slot.operation(), now - since);
+            }
+        }
+        let ends = |event: &IOEvent<C>| event.ending(|| now).is_some();
+        let mut ended = Vec::new();
+        self.waiting.take_out(ends, |event| ended.push(event));
+        self.syncs.take_out(ends, |event| ended.push(event));
+        self.waiting.iter().chain(self.syncs.iter()).for_each(|event| at(event.deadline()));
+        self.next_look = next;
+        for event in ended {
+            let errno = event.ending(|| now).unwrap_or(libc::ECANCELED);
+            self.finish(core, event, -i64::from(errno));
+        }
+    }
+
     /// Puts an event, or joined ones, into a free slot.
-    fn hold(&mut self, run: IOEvent<C>) {
+    fn hold(&mut self, core: &Core<C>, run: IOEvent<C>) {
         let Some(number) = self.free.pop() else { unreachable!("only while a slot is free") };
         let slot = &mut self.slots[number as usize];
+        slot.apart = false;
+        slot.attempt = Attempt::default();
         if run.is_joined() {
             let followers = run.chain().count() - 1;
             self.followers += followers;
-            self.counters.merged += followers as u64;
-            slot.segments.set(&run);
+            if run.action().is_some_and(IOAction::is_sync) {
+                self.counters.syncs_joined += followers as u64;
+            } else {
+                self.counters.merged += followers as u64;
+                slot.segments.set(&run);
+            }
         }
         slot.event = Some(run);
-        slot.attempt = Attempt::default();
-        slot.apart = false;
         // What waits to be issued comes first.
-        if !self.issue.is_empty() || !self.issue_one(number) {
+        if !self.issue.is_empty() || !self.issue_one(core, number) {
             self.issue.push_back(number);
         }
     }
 
     /// Hands what waits to the interface until it is full.
-    fn issue(&mut self) {
+    fn issue(&mut self, core: &Core<C>) {
         while let Some(&number) = self.issue.front() {
-            if !self.issue_one(number) {
+            if !self.issue_one(core, number) {
                 return;
             }
             self.issue.pop_front();
@@ -241,41 +468,78 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     }
 
     /// Hands over the next operation of a slot; false where the interface is full.
-    fn issue_one(&mut self, number: u32) -> bool {
+    fn issue_one(&mut self, core: &Core<C>, number: u32) -> bool {
+        if self.may_end && self.ends(core, number) {
+            return true;
+        }
         let slot = &mut self.slots[number as usize];
+        let op = slot.operation();
         let Some(event) = &slot.event else { unreachable!("issued without an event") };
-        let op = match event.is_joined() && !slot.apart {
-            true => slot.segments.operation(event),
-            false => event.next_op(),
-        };
-        slot.attempt.begin(&op);
+        if let Err(errno) = slot.attempt.begin(&op, event) {
+            self.complete(core, number, -i64::from(errno));
+            return true;
+        }
         match self.interface.prep(number, &op) {
             Prep::Queued => {
+                slot.in_kernel = true;
+                slot.asked_back = false;
                 self.pending += 1;
                 self.counters.operations += 1;
                 self.may_extend |= op.action.may_extend();
+                if let Some(stall) = self.stall {
+                    let now = clock::now();
+                    slot.since = Some(now);
+                    self.look_at(now + stall);
+                }
             }
             Prep::Full => return false,
-            Prep::Unsupported => self.complete(number, -i64::from(libc::EOPNOTSUPP)),
+            Prep::Unsupported => self.complete(core, number, -i64::from(libc::EOPNOTSUPP)),
+        }
+        true
+    }
+
+    /// Completes the event of a slot that is to end, instead of issuing it. One that travels with
+    /// others leaves them; they go on one after the other.
+    fn ends(&mut self, core: &Core<C>, number: u32) -> bool {
+        let slot = &mut self.slots[number as usize];
+        let Some(event) = &slot.event else { return false };
+        let ending = |event: &IOEvent<C>| event.ending(clock::now);
+        if slot.is_joined_transfer() && event.chain().any(|event| ending(event).is_some()) {
+            slot.apart = true;
+            slot.attempt = Attempt::default();
+        } else if event.is_joined() && !slot.apart {
+            return false;
+        }
+        match ending(event) {
+            Some(errno) => self.complete(core, number, -i64::from(errno)),
+            None => return false,
         }
         true
     }
 
     /// Completes the event of a slot, and all that travel with it: an error is everybody's, and
     /// without one each has what it moved. Where they go one after the other, the next has its turn.
-    fn complete(&mut self, number: u32, result: i64) {
+    fn complete(&mut self, core: &Core<C>, number: u32, result: i64) {
         let slot = &mut self.slots[number as usize];
+        let apart = slot.apart;
         let mut next = slot.event.take();
+        let first = next.as_ref().map(|event| (event.fd(), event.action()));
+        if let Some((fd, Some(action))) = first.filter(|_| self.sync_groups) {
+            if action.is_sync() {
+                core.callers.end_sync(fd);
+                self.syncs.ended(fd);
+            }
+        }
         while let Some(event) = next {
             next = if event.is_joined() { merge::untie(&event) } else { None };
-            self.counters.failed += u64::from(result < 0);
-            event.complete(if result < 0 { result } else { event.transferred() as i64 });
-            self.ready.push_back(event);
+            let result = if result < 0 { result } else { event.transferred() as i64 };
+            self.finish(core, event, result);
             if next.is_none() {
                 break;
             }
             self.followers -= 1;
-            if slot.apart {
+            if apart {
+                let slot = &mut self.slots[number as usize];
                 slot.event = next;
                 slot.attempt = Attempt::default();
                 self.issue.push_back(number);
@@ -283,6 +547,40 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             }
         }
         self.free.push(number);
+    }
+
+    /// An event is done: all of them come through here.
+    fn finish(&mut self, core: &Core<C>, event: IOEvent<C>, mut result: i64) {
+        if self.may_end && result < 0 {
+            let action = event.action().unwrap_or(IOAction::Fsync);
+            let stopped = [libc::ECANCELED, libc::EINTR].contains(&(-result as i32));
+            // What is no transfer and came to its end has its own error.
+            if let Some(errno) =
+                event.ending(clock::now).filter(|_| stopped || action.is_transfer())
+            {
+                result = -i64::from(errno);
+            }
+        }
+        event.complete(result);
+        self.counters.failed += u64::from(result < 0);
+        if event.action() == Some(IOAction::Write) {
+            let number = event.owner().1.number();
+            if result < 0 {
+                core.ledger.write_failed(event.fd(), number, -result as i32);
+            }
+            if self.syncs.has_barriers() {
+                self.syncs.write_done(event.fd(), number);
+            }
+        }
+        match event.is_waited_for() {
+            true => self.waited_for.push(event),
+            false => self.ready.push_back(event),
+        }
+    }
+
+    /// Completed events that nobody has been told of.
+    fn untold(&self) -> usize {
+        self.ready.len() + self.waited_for.len()
     }
 
     /// Operations that the kernel holds.
@@ -293,19 +591,19 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Nothing is left to do but callbacks.
     fn is_idle(&self, core: &Core<C>) -> bool {
         let nothing_held = self.pending == 0 && self.issue.is_empty() && self.waiting.is_empty();
-        nothing_held && core.backlog.is_empty()
+        nothing_held && self.syncs.is_empty() && core.backlog.is_empty()
     }
 
     /// Issues, enters the kernel once at most, and settles what completed.
     fn turn(&mut self, core: &Core<C>, wait: Wait) -> Entered {
-        let ready = self.ready.len();
-        self.issue();
+        let untold = self.untold();
+        self.issue(core);
         // What was refused is offered again after a completion, if one can come.
         let submit = !self.refused || self.in_kernel() == 0;
         let wait = match wait {
             // The interface was full, or refused an operation for good: no sleep before the rest
             // is handed over, and before its callback.
-            _ if !self.issue.is_empty() || self.ready.len() > ready => Wait::No,
+            _ if !self.issue.is_empty() || self.untold() > untold => Wait::No,
             _ if self.refused && submit => {
                 std::thread::sleep(REFUSED_PAUSE);
                 Wait::No
@@ -349,7 +647,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             }
             _ => false,
         };
-        self.settle();
+        self.settle(core);
         self.counters.system_calls =
             self.interface.system_calls() + self.delivery.wake_calls + self.asked;
         core.counters.set(&self.counters);
@@ -357,18 +655,19 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     }
 
     /// Judges everything that is done.
-    fn settle(&mut self) {
+    fn settle(&mut self, core: &Core<C>) {
         let mut done = std::mem::take(&mut self.done);
         for Done { slot: number, result } in done.drain(..) {
             self.pending -= 1;
+            self.slots[number as usize].in_kernel = false;
             if result == NOT_TAKEN {
                 self.counters.operations -= 1;
                 self.issue.push_back(number);
                 continue;
             }
-            match self.judge(number, result) {
+            match self.judge(core, number, result) {
                 Verdict::Again => self.issue.push_back(number),
-                Verdict::Complete(result) => self.complete(number, result),
+                Verdict::Complete(result) => self.complete(core, number, result),
                 Verdict::Apart => {
                     // Not all at once: the block layer might join them again.
                     self.slots[number as usize].apart = true;
@@ -379,10 +678,12 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         self.done = done;
     }
 
-    fn judge(&mut self, number: u32, result: i64) -> Verdict {
-        let Slot { event, attempt, apart, segments } = &mut self.slots[number as usize];
+    fn judge(&mut self, core: &Core<C>, number: u32, result: i64) -> Verdict {
+        let slot = &mut self.slots[number as usize];
+        let joined = slot.is_joined_transfer();
+        let Slot { event, attempt, segments, .. } = slot;
         let Some(event) = event else { unreachable!("done without an event") };
-        if *apart || !event.is_joined() {
+        if !joined {
             return attempt.judge(event, result, &mut self.counters);
         }
         if result > 0 {
@@ -393,22 +694,30 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             self.asked += 1;
             self.interface.status_flags(fd)
         };
-        attempt.judge_joined(event, result, &mut self.counters, status_flags, |whole| {
-            whole.complete(whole.transferred() as i64);
-            self.followers -= 1;
-            self.ready.push_back(whole);
-        })
+        let whole = |event| self.whole.push(event);
+        let verdict = attempt.judge_joined(event, result, &mut self.counters, status_flags, whole);
+        let mut whole = std::mem::take(&mut self.whole);
+        self.followers -= whole.len();
+        for event in whole.drain(..) {
+            let bytes = event.transferred();
+            self.finish(core, event, bytes as i64);
+        }
+        self.whole = whole;
+        verdict
     }
 
     /// Ends the kernel interface: the pool does everything from here on.
     fn give_up(&mut self, core: &Core<C>, errno: i32) {
         self.interface.end(errno, &mut self.done);
         broke(core, errno);
-        self.settle();
+        self.settle(core);
     }
 
+    /// Tells of what is completed. To how many.
     fn deliver(&mut self, core: &Core<C>) -> u32 {
-        self.delivery.deliver(&core.ledger, &mut self.ready)
+        let waited_for = self.waited_for.len() as u32;
+        self.waited_for.drain(..).for_each(|event| hand_back(&core.ledger, event));
+        waited_for + self.delivery.deliver(&core.ledger, &mut self.ready)
     }
 
     /// The life of a context's own thread: until it is told to stop, or the foreign lane ends.
@@ -427,11 +736,11 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn next_wait(&mut self, core: &Core<C>) -> Option<Wait> {
         self.take(core);
         let unsent = !self.issue.is_empty() || self.interface.queued() > 0;
-        if !self.ready.is_empty() || unsent && self.eager {
+        if self.untold() > 0 || unsent && self.eager {
             return Some(Wait::No);
         }
         if self.free.is_empty() {
-            return Some(Wait::For(1, None));
+            return Some(self.wait_for_slot(core));
         }
         let lanes = self.lanes.as_mut()?;
         let foreign = lanes.foreign;
@@ -442,14 +751,69 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         };
         if let Some((event, outer)) = lanes.arm(may_look) {
             let event = if outer && foreign { admit(&core.ledger, event) } else { event };
-            self.arrive(event);
-            self.fill();
+            self.arrive(core, event);
+            self.fill(core);
+            return Some(Wait::No);
+        }
+        // Looked at after the sleep was announced, as the lanes are.
+        if core.news.load(SeqCst) {
             return Some(Wait::No);
         }
         // A foreign channel that could not be looked at, for want of room, may hold more.
         let over = core.stop.load(SeqCst) && looked || lanes.ended();
-        (!over || !self.is_idle(core)).then_some(Wait::For(1, None))
+        (!over || !self.is_idle(core)).then(|| Wait::For(1, self.time_left()))
     }
+
+    /// How to wait for nothing but a slot, and for what must not wait for one.
+    fn wait_for_slot(&mut self, core: &Core<C>) -> Wait {
+        let Some(lanes) = &self.lanes else { return Wait::For(1, self.time_left()) };
+        let mut wakes_at = self.next_look;
+        if self.may_end {
+            // An event with a time limit that comes meanwhile need not wake it for that.
+            let soon = clock::now() + LOOK_EVERY;
+            wakes_at = Some(wakes_at.map_or(soon, |at| at.min(soon)));
+        }
+        core.looks_at.store(wakes_at.map_or(u64::MAX, |at| core.time_of(at)), SeqCst);
+        lanes.arm_busy();
+        match core.news.load(SeqCst) {
+            true => Wait::No,
+            false => Wait::For(1, time_until(wakes_at)),
+        }
+    }
+
+    /// How long until something is due.
+    fn time_left(&self) -> Option<Duration> {
+        time_until(self.next_look)
+    }
+}
+
+fn time_until(at: Option<Instant>) -> Option<Duration> {
+    at.map(|at| at.saturating_duration_since(clock::now()))
+}
+
+impl<C> Slot<C> {
+    /// The next operation of its event, or of all that travel with it.
+    fn operation(&self) -> Op {
+        let Some(event) = &self.event else { unreachable!("an operation without an event") };
+        match self.is_joined_transfer() {
+            true => self.segments.operation(event),
+            false => event.next_op(),
+        }
+    }
+}
+
+/// Tells of an operation that the kernel has had for too long.
+pub(crate) fn report_stall(op: &Op, age: Duration) {
+    log(Level::Warn, || {
+        let Op { action, fd, offset, len, .. } = *op;
+        let name = std::fs::read_link(format!("/proc/self/fd/{fd}"));
+        let name = name.map_or("unknown".into(), |name| name.display().to_string());
+        let age = age.as_millis();
+        format!(
+            "stalled: {action:?} of descriptor {fd} ({name}), offset {offset}, length {len}, in the \
+             kernel for {age} ms"
+        )
+    });
 }
 
 /// Says that the pool does everything from here on.
@@ -534,13 +898,19 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
         let mut ran = 0;
         let end = loop {
             self.take(core);
-            self.issue();
-            let mut missing = min.saturating_sub(ran + self.ready.len() as u32);
+            self.issue(core);
+            let mut missing = min.saturating_sub(ran + self.untold() as u32);
             if self.followers > 0 {
                 // One operation may complete them all.
                 missing = missing.min(1);
             }
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let mut until = deadline.into_iter().chain(self.next_look).min();
+            if missing > 1 && !self.interface.must_poll() {
+                // A wake-up is one of those that it waits for, and does not end the wait.
+                let soon = clock::now() + LOOK_EVERY;
+                until = until.into_iter().chain(Some(soon)).min();
+            }
+            let left = time_until(until);
             let wait = match missing.min(self.pending as u32) {
                 0 => Wait::No,
                 // An IOPOLL ring looks for completions without a time limit of its own.
@@ -553,10 +923,11 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
             if ran >= min || core.ledger.in_flight() == 0 {
                 break PollEnd::Satisfied;
             }
-            if deadline.is_some_and(|at| Instant::now() >= at) {
+            if deadline.is_some_and(|at| clock::now() >= at) {
                 break PollEnd::TimedOut;
             }
-            if entered == Entered::Interrupted && wait != Wait::No {
+            let interrupted = entered == Entered::Interrupted && wait != Wait::No;
+            if interrupted && until.is_none_or(|at| clock::now() < at) {
                 break PollEnd::Signal;
             }
         };
@@ -579,13 +950,15 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
             if self.is_idle(core) {
                 return;
             }
-            self.turn(core, Wait::For(1, None));
+            self.turn(core, Wait::For(1, self.time_left()));
         }
     }
 
     fn forget_events(&mut self, core: &Core<C>) {
         let held = self.slots.iter_mut().filter_map(|slot| slot.event.take());
         held.chain(self.ready.drain(..)).for_each(std::mem::forget);
+        self.waited_for.drain(..).for_each(std::mem::forget);
+        self.syncs.take_out(|_| true, std::mem::forget);
         while let Some(event) = self.waiting.pop().or_else(|| core.backlog.pop()) {
             std::mem::forget(event);
         }
@@ -613,10 +986,12 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn renew_notice(&mut self, core: &Core<C>) {
         let Some(fd) = core.notify.get().filter(|_| self.notifying) else { return };
         clear_eventfd(fd.as_raw_fd());
+        self.alarm.set(self.next_look, fd.as_raw_fd());
+        let wanted = core.news.load(SeqCst) || self.is_due();
         let stuck = self.interface.queued() > 0 || !self.issue.is_empty();
         // Without operations, what the interface has is its own wake-up.
         let news = self.pending > 0 && (self.interface.is_silent() || self.interface.has_news());
-        if stuck || news || !self.ready.is_empty() {
+        if wanted || stuck || news || self.untold() > 0 {
             write_eventfd(fd.as_raw_fd());
         }
     }
@@ -640,19 +1015,11 @@ mod tests {
         let wake_up = Arc::new(WakeUp::new().unwrap());
         let lanes = Lanes::new(receiver.into(), Some(inner_end), &wake_up);
         let delivery = IOWorkers::try_new(0).unwrap().delivery();
-        let core = Core {
-            ledger: Arc::new(Ledger::new(4, false)),
-            backlog: Backlog::new(),
-            counters: Published::default(),
-            stop: AtomicBool::new(false),
-            notify: OnceCell::new(),
-            broken: OnceCell::new(),
-        };
+        let core = Core::new(Ledger::new(4, false));
         core.backlog.claim(here().token);
         let mut reactor = Reactor::<ClosureCb, Sim, OuterFlavor<ClosureCb>>::new(
             Sim::default(),
-            4,
-            0,
+            Settings { depth: 4, merge_limit: 0, sync_groups: true, stall: None },
             Some(lanes),
             delivery,
         );

@@ -50,4 +50,6 @@ counters! {
     merged,
     /// Operations issued for the rest of a short one.
     continued,
+    /// Syncs answered by another's operation.
+    syncs_joined,
 }

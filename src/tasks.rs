@@ -10,11 +10,15 @@ use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{
-    AtomicI64, AtomicU64, AtomicU8,
+    AtomicI64, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
+use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
+use crate::clock;
+use crate::identity::{Cell, State};
 use crate::ledger::{Admission, Ledger};
 
 /// The result of an event that has not completed.
@@ -53,6 +57,36 @@ impl IOAction {
     pub fn is_transfer(self) -> bool {
         matches!(self, IOAction::Read | IOAction::Write)
     }
+
+    /// Whether data that is written is made durable.
+    pub fn is_sync(self) -> bool {
+        matches!(self, IOAction::Fsync | IOAction::Fdatasync)
+    }
+}
+
+/// What an event asks beside its action, with the values of the RWF_ flags of preadv2(2), and
+/// [`flags::BARRIER`].
+pub mod flags {
+    /// High priority: polled for, on a ring made for that.
+    pub const HIPRI: u32 = libc::RWF_HIPRI as u32;
+    /// Durable when it completes, as with O_DSYNC.
+    pub const DSYNC: u32 = libc::RWF_DSYNC as u32;
+    /// Fails with `EAGAIN` where it would wait.
+    pub const NOWAIT: u32 = libc::RWF_NOWAIT as u32;
+    /// Written at the end of the file, wherever that is then.
+    pub const APPEND: u32 = libc::RWF_APPEND as u32;
+    /// Written as a whole, or not at all (Linux 6.11).
+    pub const ATOMIC: u32 = 0x40;
+    /// Leaves nothing in the page cache (Linux 6.14).
+    pub const DONTCACHE: u32 = 0x80;
+    /// A sync that starts when all earlier writes of its descriptor are done.
+    pub const BARRIER: u32 = 1 << 30;
+
+    /// Those for writes alone.
+    pub(super) const OF_WRITES: u32 = DSYNC | APPEND | ATOMIC;
+    pub(super) const OF_TRANSFERS: u32 = OF_WRITES | HIPRI | NOWAIT | DONTCACHE;
+    /// What has them never travels in one operation with others.
+    pub(crate) const ALONE: u32 = HIPRI | NOWAIT | APPEND | ATOMIC;
 }
 
 /// What happens with a completed event. Implement it for a struct to carry state without an
@@ -83,6 +117,10 @@ pub(crate) struct Op {
     /// Bytes to move, or the length of a fallocate; 0 for a sync.
     pub len: u64,
     pub memory: Memory,
+    /// The RWF_ flags of preadv2(2).
+    pub flags: u32,
+    /// As ioprio_set(2) takes it; 0: none.
+    pub priority: u16,
 }
 
 /// Where the bytes of an operation lie.
@@ -93,10 +131,6 @@ pub(crate) enum Memory {
     Segments(*const libc::iovec, u32),
 }
 
-const UNPREPARED: u8 = 0;
-const OWNED: u8 = 1;
-const IN_FLIGHT: u8 = 2;
-
 /// Why an event cannot be submitted, prepared or freed now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Unfit {
@@ -105,8 +139,22 @@ pub(crate) enum Unfit {
     Whole,
 }
 
+impl Unfit {
+    pub(crate) fn errno(self) -> i32 {
+        match self {
+            Unfit::InFlight => libc::EBUSY,
+            Unfit::Unprepared | Unfit::Whole => libc::EINVAL,
+        }
+    }
+}
+
+/// How ioprio_set(2) puts class and level together.
+const PRIORITY_CLASS_SHIFT: u32 = 13;
+const LEVEL_MASK: i32 = (1 << PRIORITY_CLASS_SHIFT) - 1;
+
 struct Inner<C> {
-    state: AtomicU8,
+    /// Its state, and its name.
+    cell: &'static Cell,
     /// Bytes that got through since the event was prepared.
     transferred: AtomicU64,
     result: AtomicI64,
@@ -128,13 +176,17 @@ pub(crate) enum Link<C> {
     Batched(IOEvent<C>),
 }
 
-/// What a prep call sets; nobody changes it while the event is in flight.
+/// What prep and set calls set; nobody changes it while the event is in flight.
 struct Setup {
     action: IOAction,
     fd: RawFd,
     offset: u64,
     len: u64,
     memory: *mut u8,
+    flags: u32,
+    priority: u16,
+    /// How long it may take from its acceptance.
+    limit: Option<Duration>,
 }
 
 /// What only the engine touches while the event is in flight.
@@ -143,10 +195,15 @@ struct Progress {
     /// shortened by what was done of it.
     segments: Vec<libc::iovec>,
     next: usize,
-    owner: *const Ledger,
     admission: Admission,
     /// The result before the launch.
     earlier: i64,
+    /// When it is to end.
+    deadline: Option<Instant>,
+    /// The errno with which it is to end, unless it is whole before; 0: none.
+    ending: i32,
+    /// Who waits for it, instead of a callback.
+    waiter: Option<Thread>,
 }
 
 impl Default for Progress {
@@ -154,9 +211,11 @@ impl Default for Progress {
         Progress {
             segments: Vec::new(),
             next: 0,
-            owner: std::ptr::null(),
             admission: Admission::default(),
             earlier: PENDING,
+            deadline: None,
+            ending: 0,
+            waiter: None,
         }
     }
 }
@@ -206,12 +265,16 @@ impl<C> IOEvent<C> {
     /// An event that cannot be submitted yet; `None` where memory is short.
     pub(crate) fn try_unprepared() -> Option<Self> {
         let layout = std::alloc::Layout::new::<Inner<C>>();
+        let cell = Cell::take()?;
         // SAFETY: the layout is not empty; the memory is filled before anybody sees it, and
         // `drop` returns it as the box it is.
         unsafe {
-            let inner = NonNull::new(std::alloc::alloc(layout).cast::<Inner<C>>())?;
+            let Some(inner) = NonNull::new(std::alloc::alloc(layout).cast::<Inner<C>>()) else {
+                cell.give_back();
+                return None;
+            };
             inner.write(Inner {
-                state: AtomicU8::new(UNPREPARED),
+                cell,
                 transferred: AtomicU64::new(0),
                 result: AtomicI64::new(PENDING),
                 has_callback: UnsafeCell::new(false),
@@ -222,6 +285,9 @@ impl<C> IOEvent<C> {
                     offset: 0,
                     len: 0,
                     memory: std::ptr::null_mut(),
+                    flags: 0,
+                    priority: 0,
+                    limit: None,
                 },
                 progress: UnsafeCell::default(),
                 link: UnsafeCell::new(Link::None),
@@ -257,6 +323,15 @@ impl<C> IOEvent<C> {
         IOEvent { inner: raw.cast() }
     }
 
+    /// Another handle of the same event.
+    ///
+    /// # Safety
+    /// One of the two is forgotten, never dropped; what goes for two threads with one event goes for
+    /// the handles.
+    pub(crate) unsafe fn second_handle(&self) -> Self {
+        IOEvent { inner: self.inner }
+    }
+
     /// Describes the request. The event must be owned by the caller (see [`IOEvent::fit`]).
     pub(crate) fn prepare(
         &mut self,
@@ -267,13 +342,80 @@ impl<C> IOEvent<C> {
         offset: u64,
     ) {
         let inner = self.inner_mut();
-        inner.setup = Setup { action, fd, offset, len, memory };
+        inner.setup = Setup { action, fd, offset, len, memory, flags: 0, priority: 0, limit: None };
         let progress = inner.progress.get_mut();
         progress.segments.clear();
         progress.next = 0;
         inner.transferred.store(0, Relaxed);
         inner.result.store(PENDING, Relaxed);
-        inner.state.store(OWNED, Release);
+        inner.cell.renew(State::Owned);
+    }
+
+    /// Sets what the event asks beside its action: a union of [`flags`]. Until the next prep.
+    ///
+    /// Fails with `EBUSY` in flight, or with `EINVAL`: never prepared, a bit that is none, or one
+    /// that the action has no use for.
+    pub fn set_flags(&mut self, flags: u32) -> io::Result<()> {
+        let known = match self.inner().setup.action {
+            IOAction::Read => flags::OF_TRANSFERS & !flags::OF_WRITES,
+            IOAction::Write => flags::OF_TRANSFERS,
+            IOAction::Fsync | IOAction::Fdatasync => flags::BARRIER,
+            IOAction::Fallocate(_) => 0,
+        };
+        self.change(flags & !known == 0, |setup| setup.flags = flags)
+    }
+
+    /// Sets the priority of a transfer as ioprio_set(2) has it: a class, 1 to 3, times 8192, and a
+    /// level, 0 to 7; or 0 for none. Until the next prep.
+    ///
+    /// Fails as [`IOEvent::set_flags`] does.
+    pub fn set_priority(&mut self, priority: i32) -> io::Result<()> {
+        let (class, level) = (priority >> PRIORITY_CLASS_SHIFT, priority & LEVEL_MASK);
+        let valid = priority == 0 || (1..=3).contains(&class) && (0..=7).contains(&level);
+        let valid = valid && self.inner().setup.action.is_transfer();
+        self.change(valid, |setup| setup.priority = priority as u16)
+    }
+
+    /// Sets how long the event may take from its acceptance; `None`: as long as it takes. Until the
+    /// next prep.
+    ///
+    /// Fails as [`IOEvent::set_flags`] does.
+    pub fn set_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.change(true, |setup| setup.limit = limit)
+    }
+
+    fn change(&mut self, valid: bool, change: impl FnOnce(&mut Setup)) -> io::Result<()> {
+        self.fit().map_err(|unfit| io::Error::from_raw_os_error(unfit.errno()))?;
+        if !valid {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        change(&mut self.inner_mut().setup);
+        Ok(())
+    }
+
+    /// Names the event until its next prep or its next completion, and never another one: for
+    /// [`crate::IOContext::cancel`].
+    pub fn id(&self) -> u64 {
+        self.inner().cell.id()
+    }
+
+    /// The union of [`flags`] that was set.
+    pub(crate) fn flags(&self) -> u32 {
+        self.inner().setup.flags
+    }
+
+    pub(crate) fn priority(&self) -> u16 {
+        self.inner().setup.priority
+    }
+
+    /// A sync that waits for earlier writes.
+    pub(crate) fn is_barrier(&self) -> bool {
+        self.inner().setup.flags & flags::BARRIER != 0
+    }
+
+    /// Whether it ends after a time.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.inner().setup.limit.is_some()
     }
 
     /// Takes memory for a vectored transfer of `count` segments; false where it is short.
@@ -334,7 +476,7 @@ impl<C> IOEvent<C> {
 
     /// The action; `None` before the first prep.
     pub fn action(&self) -> Option<IOAction> {
-        let prepared = self.inner().state.load(Acquire) != UNPREPARED;
+        let prepared = self.inner().cell.state() != State::Unprepared;
         prepared.then_some(self.inner().setup.action)
     }
 
@@ -375,17 +517,16 @@ impl<C> IOEvent<C> {
         let mut buffer = buffer.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
         buffer.truncate(len as usize);
         // The memory is gone: the event needs a new prep.
-        self.inner_mut().state.store(UNPREPARED, Release);
+        self.inner_mut().cell.set_state(State::Unprepared);
         Ok(buffer)
     }
 
     /// Whether the caller may prepare, free or submit the event.
     pub(crate) fn fit(&self) -> Result<(), Unfit> {
-        let inner = self.inner();
-        match inner.state.load(Acquire) {
-            IN_FLIGHT => Err(Unfit::InFlight),
-            UNPREPARED => Err(Unfit::Unprepared),
-            _ => Ok(()),
+        match self.inner().cell.state() {
+            State::InFlight | State::Cancelled => Err(Unfit::InFlight),
+            State::Unprepared => Err(Unfit::Unprepared),
+            State::Owned => Ok(()),
         }
     }
 
@@ -405,10 +546,13 @@ impl<C> IOEvent<C> {
     pub(crate) fn launch(&self) -> Result<(), Unfit> {
         let inner = self.inner();
         let result = self.check_launch()?;
-        let swapped = inner.state.compare_exchange(OWNED, IN_FLIGHT, Acquire, Relaxed);
-        swapped.map_err(|_| Unfit::InFlight)?;
+        if !inner.cell.launch() {
+            return Err(Unfit::InFlight);
+        }
         // SAFETY: the event was just taken from its caller; the engine alone touches the progress.
-        unsafe { (*inner.progress.get()).earlier = result }
+        let progress = unsafe { &mut *inner.progress.get() };
+        progress.earlier = result;
+        progress.ending = 0;
         inner.result.store(PENDING, Release);
         Ok(())
     }
@@ -417,41 +561,88 @@ impl<C> IOEvent<C> {
     pub(crate) fn abort_launch(&self) {
         // SAFETY: the engine holds the event, and it alone touches the progress.
         self.complete(unsafe { (*self.inner().progress.get()).earlier });
-        self.release();
+        self.inner().cell.set_state(State::Owned);
     }
 
     /// Remembers the ledger that counted the event in. It outlives the event's flight.
+    #[inline(always)]
     pub(crate) fn set_owner(&self, ledger: *const Ledger, admission: Admission) {
-        // SAFETY: the engine holds the event, and it alone touches the progress.
-        let progress = unsafe { &mut *self.inner().progress.get() };
-        progress.owner = ledger;
+        let progress = self.progress();
         progress.admission = admission;
+        // A time too far away for the clock never comes.
+        let limit = self.inner().setup.limit;
+        progress.deadline = limit.and_then(|limit| clock::now().checked_add(limit));
+        self.inner().cell.set_owner(ledger);
     }
 
     /// The ledger that counted the event in, and how.
     pub(crate) fn owner(&self) -> (*const Ledger, Admission) {
-        // SAFETY: the engine holds the event, and it alone touches the progress.
-        let progress = unsafe { &*self.inner().progress.get() };
-        (progress.owner, progress.admission)
+        (self.inner().cell.owner(), self.progress().admission)
+    }
+
+    /// What only the engine touches, while it holds the event.
+    #[allow(clippy::mut_from_ref)]
+    fn progress(&self) -> &mut Progress {
+        // SAFETY: the engine holds the event, on one thread at a time, and no caller keeps this.
+        unsafe { &mut *self.inner().progress.get() }
+    }
+
+    /// When the event is to end.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.progress().deadline
+    }
+
+    /// The errno with which the event ends unless it is whole before, where that has come: it was
+    /// cancelled, or its time is up.
+    pub(crate) fn ending(&self, now: impl FnOnce() -> Instant) -> Option<i32> {
+        let progress = self.progress();
+        if progress.ending == 0 && self.inner().cell.is_cancelled() {
+            progress.ending = libc::ECANCELED;
+        }
+        if progress.ending == 0 && progress.deadline.is_some_and(|at| at <= now()) {
+            progress.ending = libc::ETIMEDOUT;
+        }
+        (progress.ending != 0).then_some(progress.ending)
+    }
+
+    /// The calling thread waits for the event: it has no callback.
+    pub(crate) fn set_waiter(&self) {
+        self.progress().waiter = Some(std::thread::current());
+    }
+
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.progress().waiter.is_some()
+    }
+
+    pub(crate) fn take_waiter(&self) -> Option<Thread> {
+        self.progress().waiter.take()
+    }
+
+    /// Whether the engine holds the event.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.fit() == Err(Unfit::InFlight)
     }
 
     /// The next operation of a launched event: all that is left of it, as far as one operation
     /// may reach.
     pub(crate) fn next_op(&self) -> Op {
-        let Setup { action, fd, offset, len, memory } = self.inner().setup;
+        let Setup { action, fd, offset, len, memory, flags, priority, .. } = self.inner().setup;
+        let operation = |offset, len, memory| {
+            let flags = flags & flags::OF_TRANSFERS;
+            Op { action, fd, offset, len, memory, flags, priority }
+        };
         if !action.is_transfer() {
-            return Op { action, fd, offset, len, memory: Memory::None };
+            return operation(offset, len, Memory::None);
         }
         let done = self.inner().transferred.load(Relaxed);
         let offset = offset + done;
-        // SAFETY: the engine holds the event, and it alone touches the progress.
-        let progress = unsafe { &*self.inner().progress.get() };
+        let progress = self.progress();
         let rest = &progress.segments[progress.next..];
         if progress.segments.is_empty() {
             let len = (len - done).min(MAX_CHUNK);
             // Stays inside the caller's buffer: `done` never exceeds its length.
             let memory = Memory::Plain(memory.wrapping_add(done as usize));
-            return Op { action, fd, offset, len, memory };
+            return operation(offset, len, memory);
         }
         // As many whole segments as fit; a segment too large by itself goes alone, in parts.
         let mut bytes = 0;
@@ -461,15 +652,15 @@ impl<C> IOEvent<C> {
         });
         let count = fitting.count();
         match rest {
-            [] => Op { action, fd, offset, len: 0, memory: Memory::Plain(memory) },
+            [] => operation(offset, 0, Memory::Plain(memory)),
             [first, ..] if count <= 1 => {
                 let len = (first.iov_len as u64).min(MAX_CHUNK);
-                Op { action, fd, offset, len, memory: Memory::Plain(first.iov_base.cast()) }
+                operation(offset, len, Memory::Plain(first.iov_base.cast()))
             }
             _ => {
                 let len = rest[..count].iter().map(|segment| segment.iov_len as u64).sum();
                 let memory = Memory::Segments(rest.as_ptr(), count as u32);
-                Op { action, fd, offset, len, memory }
+                operation(offset, len, memory)
             }
         }
     }
@@ -548,8 +739,8 @@ impl<C> IOEvent<C> {
     /// The event is the caller's again: its callback starts now. One that was never launched
     /// stays unprepared.
     pub(crate) fn release(&self) {
-        if self.inner().state.load(Relaxed) == IN_FLIGHT {
-            self.inner().state.store(OWNED, Release);
+        if self.is_in_flight() {
+            self.inner().cell.renew(State::Owned);
         }
     }
 }
@@ -588,6 +779,7 @@ impl<C> Drop for IOEvent<C> {
             link = next.set_link(Link::None);
         }
         drop(self.take_callback());
+        self.inner().cell.give_back();
         // SAFETY: the owner drops the event, so nobody else refers to it; it came from a Box.
         drop(unsafe { Box::from_raw(self.inner.as_ptr()) });
     }

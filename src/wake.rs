@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{fence, AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{fence, AtomicU64, AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
 
 use crate::fork;
 use crate::log::explain;
@@ -13,9 +13,16 @@ pub(crate) struct WakeUp {
     /// Not closed in a forked child by itself: there the context closes what it knows of.
     fd: ManuallyDrop<OwnedFd>,
     generation: fork::Generation,
-    sleeping: AtomicBool,
+    sleep: AtomicU8,
     writes: AtomicU64,
 }
+
+/// What the reactor is doing.
+const AWAKE: u8 = 0;
+/// Asleep, and anything that comes ends that.
+const ASLEEP: u8 = 1;
+/// Asleep with all slots taken: only what cannot wait for one ends that.
+const BUSY: u8 = 2;
 
 impl WakeUp {
     pub(crate) fn new() -> io::Result<Self> {
@@ -25,7 +32,7 @@ impl WakeUp {
                  fs.file-max, allow eventfd2",
             ))?),
             generation: fork::generation(),
-            sleeping: AtomicBool::new(false),
+            sleep: AtomicU8::new(AWAKE),
             writes: AtomicU64::new(0),
         })
     }
@@ -37,22 +44,43 @@ impl WakeUp {
     /// Announces a sleep. Whoever brings work after this calls [`WakeUp::wake`] and is heard; what
     /// was brought before is there to be found. The fences make one of the two true.
     pub(crate) fn prepare_sleep(&self) {
-        self.sleeping.store(true, SeqCst);
+        self.sleep.store(ASLEEP, SeqCst);
+        fence(SeqCst);
+    }
+
+    /// Announces a sleep that only [`WakeUp::wake_busy`] ends.
+    pub(crate) fn prepare_busy_sleep(&self) {
+        self.sleep.store(BUSY, SeqCst);
         fence(SeqCst);
     }
 
     /// The sleep is over: from here on a wake-up costs no system call.
     pub(crate) fn awake(&self) {
-        self.sleeping.store(false, SeqCst);
+        self.sleep.store(AWAKE, SeqCst);
     }
 
     /// Ends the reactor's sleep, if it sleeps. Called after the work was put in its place.
     pub(crate) fn wake(&self) {
         fence(SeqCst);
-        if self.sleeping.load(SeqCst) && self.sleeping.swap(false, SeqCst) {
-            self.writes.fetch_add(1, Relaxed);
-            write_eventfd(self.fd.as_raw_fd());
+        let asleep = self.sleep.load(SeqCst) == ASLEEP;
+        let ended = || self.sleep.compare_exchange(ASLEEP, AWAKE, SeqCst, SeqCst).is_ok();
+        if asleep && ended() {
+            self.write();
         }
+    }
+
+    /// The same, also where it sleeps with all slots taken.
+    pub(crate) fn wake_busy(&self) {
+        fence(SeqCst);
+        if self.sleep.load(SeqCst) != AWAKE && self.sleep.swap(AWAKE, SeqCst) != AWAKE {
+            self.write();
+        }
+    }
+
+    /// Ends the sleep of a reactor that does not announce it, or its next one.
+    pub(crate) fn write(&self) {
+        self.writes.fetch_add(1, Relaxed);
+        write_eventfd(self.fd.as_raw_fd());
     }
 
     /// System calls made to wake the reactor.

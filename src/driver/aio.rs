@@ -15,7 +15,7 @@ use super::{
     forbidden, timespec, Done, Driver, Entered, Interface, Prep, Refusal, Wait, NOT_TAKEN,
 };
 use crate::fork;
-use crate::tasks::{IOAction, Memory, Op};
+use crate::tasks::{flags, IOAction, Memory, Op};
 use crate::wake::clear_eventfd;
 
 /// How long to wait for completions at a time where io_getevents(2) is forbidden.
@@ -39,6 +39,8 @@ pub(crate) enum Command {
 
 /// `aio_flags`: completion also writes the eventfd in `resfd`.
 const FLAG_RESFD: u32 = 1;
+/// `aio_flags`: there is a priority (Linux 4.18).
+const FLAG_PRIORITY: u32 = 2;
 
 /// `struct iocb`. Key and flags change places on big-endian machines; both are 0 here.
 #[repr(C)]
@@ -46,9 +48,9 @@ const FLAG_RESFD: u32 = 1;
 pub(crate) struct Iocb {
     pub data: u64,
     key: u32,
-    rw_flags: u32,
+    pub rw_flags: u32,
     pub command: Command,
-    priority: i16,
+    pub priority: i16,
     pub fd: u32,
     pub at: u64,
     pub len: u64,
@@ -384,6 +386,10 @@ impl<K: Calls> Interface for Aio<K> {
             (IOAction::Read, _) => Command::Read,
             (IOAction::Write, _) => Command::Write,
         };
+        if op.flags & flags::HIPRI != 0 {
+            // The kernel would take it, and leave that out.
+            return Prep::Unsupported;
+        }
         if op.action.is_transfer() {
             self.system_calls += 1;
             if !self.takes_all && !self.calls.is_direct(op.fd) {
@@ -395,9 +401,22 @@ impl<K: Calls> Interface for Aio<K> {
             Memory::Plain(at) => (at as u64, op.len),
             Memory::Segments(at, count) => (at as u64, count.into()),
         };
-        let (flags, resfd) = self.notify.map_or((0, 0), |fd| (FLAG_RESFD, fd as u32));
+        let (mut flags, resfd) = self.notify.map_or((0, 0), |fd| (FLAG_RESFD, fd as u32));
+        if op.priority != 0 {
+            flags |= FLAG_PRIORITY;
+        }
+        let (rw_flags, priority) = (op.flags, op.priority as i16);
         let offset = if op.action.is_transfer() { op.offset as i64 } else { 0 };
-        let iocb = Iocb { at, len, offset, flags, resfd, ..Iocb::new(slot.into(), command, op.fd) };
+        let iocb = Iocb {
+            at,
+            len,
+            offset,
+            flags,
+            resfd,
+            rw_flags,
+            priority,
+            ..Iocb::new(slot.into(), command, op.fd)
+        };
         let place = self.iocbs[slot as usize].get();
         // SAFETY: the slot's own iocb, which is not in the queue while the slot is free.
         unsafe { place.write(iocb) };
@@ -450,7 +469,7 @@ impl<K: Calls> Interface for Aio<K> {
             // SAFETY: its own iocbs, which the kernel has not seen yet.
             unsafe {
                 if (**iocb).data != WAKE {
-                    (**iocb).flags = FLAG_RESFD;
+                    (**iocb).flags |= FLAG_RESFD;
                     (**iocb).resfd = fd as u32;
                 }
             }

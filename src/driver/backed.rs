@@ -154,6 +154,10 @@ impl<K: Interface, P: Behind> Interface for Backed<K, P> {
         self.in_kernel > 0 && self.kernel.as_ref().is_some_and(K::is_silent)
     }
 
+    fn cancel(&mut self, slot: u32) -> bool {
+        self.kernel.as_mut().is_some_and(|kernel| kernel.cancel(slot)) || self.pool.cancel(slot)
+    }
+
     fn system_calls(&self) -> u64 {
         let kernel = self.kernel.as_ref().map_or(self.system_calls, K::system_calls);
         kernel + self.pool.system_calls()

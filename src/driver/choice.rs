@@ -267,7 +267,9 @@ fn try_one(
         true => (Memory::Plain(bytes.as_mut_ptr()), bytes.len() as u64),
         false => (Memory::None, 0),
     };
-    if interface.prep(0, &Op { action, fd, offset: 0, len, memory }) != Prep::Queued {
+    if interface.prep(0, &Op { action, fd, offset: 0, len, memory, flags: 0, priority: 0 })
+        != Prep::Queued
+    {
         // What it lacks the pool does.
         return Ok(0);
     }

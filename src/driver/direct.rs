@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use crate::tasks::{IOAction, Memory, Op};
+use crate::tasks::{flags, IOAction, Memory, Op};
 
 /// A boundary that block devices accept direct I/O at, but for those with blocks above a page.
 pub(crate) const DIRECT_BOUNDARY: u64 = 4096;
@@ -17,52 +17,117 @@ pub(crate) fn run(op: &Op) -> i64 {
 
 /// As [`run`], on a thread that keeps SIGXFSZ blocked.
 pub(crate) fn perform(op: &Op) -> i64 {
+    if op.flags & flags::HIPRI != 0 {
+        // The kernel takes it, and leaves that out wherever it cannot poll.
+        return -i64::from(libc::EOPNOTSUPP);
+    }
+    match Priority::hold(op.priority) {
+        Ok(_held) => call(op),
+        Err(errno) => -i64::from(errno),
+    }
+}
+
+fn call(op: &Op) -> i64 {
     let offset = op.offset as libc::off_t;
-    let (at, count) = match op.memory {
-        Memory::None => (std::ptr::null_mut(), 0),
-        Memory::Plain(at) => (at.cast::<libc::c_void>(), op.len as usize),
-        Memory::Segments(at, count) => (at.cast_mut().cast(), count as usize),
-    };
-    let vectored = matches!(op.memory, Memory::Segments(..));
     // SAFETY: the kernel checks descriptor and memory; their validity is the submitter's promise
     // until the event completes.
     let result = unsafe {
-        match op.action {
-            IOAction::Read if vectored => libc::preadv(op.fd, at.cast(), count as i32, offset),
-            IOAction::Write if vectored => libc::pwritev(op.fd, at.cast(), count as i32, offset),
-            IOAction::Read => libc::pread(op.fd, at, count, offset),
-            IOAction::Write => libc::pwrite(op.fd, at, count, offset),
-            IOAction::Fsync => libc::fsync(op.fd) as isize,
-            IOAction::Fdatasync => libc::fdatasync(op.fd) as isize,
-            IOAction::Fallocate(mode) => {
+        match (op.action, op.memory) {
+            (IOAction::Read, Memory::Plain(at)) if op.flags == 0 => {
+                libc::pread(op.fd, at.cast(), op.len as usize, offset)
+            }
+            (IOAction::Write, Memory::Plain(at)) if op.flags == 0 => {
+                libc::pwrite(op.fd, at.cast(), op.len as usize, offset)
+            }
+            (IOAction::Read, Memory::Segments(at, count)) if op.flags == 0 => {
+                libc::preadv(op.fd, at, count as i32, offset)
+            }
+            (IOAction::Write, Memory::Segments(at, count)) if op.flags == 0 => {
+                libc::pwritev(op.fd, at, count as i32, offset)
+            }
+            (IOAction::Read | IOAction::Write, _) => transfer(op, op.flags as i32),
+            (IOAction::Fsync, _) => libc::fsync(op.fd) as isize,
+            (IOAction::Fdatasync, _) => libc::fdatasync(op.fd) as isize,
+            (IOAction::Fallocate(mode), _) => {
                 libc::fallocate(op.fd, mode, offset, op.len as libc::off_t) as isize
             }
         }
     };
     match result {
-        -1 => -i64::from(last_errno()),
+        -1 => -i64::from(match last_errno() {
+            // The system call came with the first of the flags (Linux 4.6).
+            libc::ENOSYS if op.flags != 0 => libc::EOPNOTSUPP,
+            errno => errno,
+        }),
         result => result as i64,
     }
 }
 
-/// Reads what needs no waiting (RWF_NOWAIT of preadv2(2), Linux 4.14): bytes, or `None` where that
-/// is nothing, or cannot be told.
-pub(crate) fn read_at_once(op: &Op) -> Option<i64> {
+/// A transfer by preadv2(2) or pwritev2(2).
+fn transfer(op: &Op, flags: i32) -> isize {
     let one;
     let (at, count) = match op.memory {
-        _ if op.action != IOAction::Read => return None,
-        Memory::None => return None,
+        Memory::None => (std::ptr::null(), 0),
         Memory::Plain(at) => {
             one = libc::iovec { iov_base: at.cast(), iov_len: op.len as usize };
             (&raw const one, 1)
         }
         Memory::Segments(at, count) => (at, count as i32),
     };
-    // SAFETY: as in `perform`; a single segment lives until the end.
-    let read =
-        unsafe { libc::preadv2(op.fd, at, count, op.offset as libc::off_t, libc::RWF_NOWAIT) };
+    let offset = op.offset as libc::off_t;
+    // SAFETY: as in `call`; a single segment lives until the end.
+    unsafe {
+        match op.action {
+            IOAction::Read => libc::preadv2(op.fd, at, count, offset, flags),
+            _ => libc::pwritev2(op.fd, at, count, offset, flags),
+        }
+    }
+}
+
+/// Reads what needs no waiting (RWF_NOWAIT of preadv2(2), Linux 4.14): bytes, or `None` where that
+/// is nothing, or cannot be told.
+pub(crate) fn read_at_once(op: &Op) -> Option<i64> {
+    let plain = op.action == IOAction::Read && op.flags == 0 && op.priority == 0;
+    let read = if plain { transfer(op, libc::RWF_NOWAIT) } else { 0 };
     // 0 need not be the end of the file (readv(2), BUGS: Linux 5.9 and 5.10).
     (read > 0).then_some(read as i64)
+}
+
+/// While it lives, the calling thread has another I/O priority (ioprio_set(2)).
+struct Priority {
+    before: libc::c_long,
+}
+
+/// The calling thread, to ioprio_get(2) and ioprio_set(2).
+const THREAD: (libc::c_int, libc::c_int) = (1, 0);
+
+impl Priority {
+    /// Fails with the errno of ioprio_set(2); `None` for no priority.
+    fn hold(priority: u16) -> Result<Option<Self>, i32> {
+        if priority == 0 {
+            return Ok(None);
+        }
+        // SAFETY: no pointers.
+        unsafe {
+            let before = libc::syscall(libc::SYS_ioprio_get, THREAD.0, THREAD.1);
+            match libc::syscall(
+                libc::SYS_ioprio_set,
+                THREAD.0,
+                THREAD.1,
+                libc::c_int::from(priority),
+            ) {
+                0 => Ok(Some(Priority { before })),
+                _ => Err(last_errno()),
+            }
+        }
+    }
+}
+
+impl Drop for Priority {
+    fn drop(&mut self) {
+        // SAFETY: no pointers.
+        unsafe { libc::syscall(libc::SYS_ioprio_set, THREAD.0, THREAD.1, self.before.max(0)) };
+    }
 }
 
 /// How a descriptor was opened (F_GETFL of fcntl(2)); negative where it is none.

@@ -127,6 +127,11 @@ pub(crate) trait Interface: Send {
     fn is_silent(&self) -> bool {
         self.must_poll()
     }
+    /// Asks for an operation back. Advisory: it is done when its [`Done`] says so, with ECANCELED or
+    /// EINTR, or as if nobody had asked. False where this interface does not have it, or cannot.
+    fn cancel(&mut self, _slot: u32) -> bool {
+        false
+    }
     fn system_calls(&self) -> u64;
     /// Gives the interface up, for this errno, as if it had refused for good:
     /// [`Entered::Broken`].

@@ -140,7 +140,11 @@ impl Pool {
     fn sort_out(&mut self) {
         // All of these are in flight together, so one number is one file.
         let mut asked = None;
-        for job in self.staged.iter_mut().filter(|job| job.op.action == IOAction::Read) {
+        for job in self
+            .staged
+            .iter_mut()
+            .filter(|job| job.op.action == IOAction::Read && job.op.flags == 0)
+        {
             let fd = job.op.fd;
             job.waits = match asked {
                 Some((known, direct)) if known == fd => direct,
@@ -223,6 +227,22 @@ impl Interface for Pool {
     fn notify(&mut self, fd: RawFd) -> io::Result<()> {
         lock(&self.shared.state).notify = Some(fd);
         Ok(())
+    }
+
+    /// What no thread has begun is given back.
+    fn cancel(&mut self, slot: u32) -> bool {
+        let is_it = |job: &Job| job.slot == slot;
+        let mut state = lock(&self.shared.state);
+        if let Some(at) = state.queue.iter().position(is_it) {
+            state.queue.remove(at);
+        } else if let Some(at) = self.staged.iter().position(is_it) {
+            self.staged.remove(at);
+            self.pending += 1;
+        } else {
+            return false;
+        }
+        state.done.push(Done { slot, result: -i64::from(libc::ECANCELED) });
+        true
     }
 
     fn system_calls(&self) -> u64 {

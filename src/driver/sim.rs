@@ -522,7 +522,15 @@ impl SimAio {
                 (Memory::Segments(segments, count), len)
             }
         };
-        Op { action, fd: iocb.fd as RawFd, offset: iocb.offset as u64, len, memory }
+        Op {
+            action,
+            fd: iocb.fd as RawFd,
+            offset: iocb.offset as u64,
+            len,
+            memory,
+            flags: iocb.rw_flags,
+            priority: iocb.priority as u16,
+        }
     }
 
     fn complete(&mut self, world: &mut World, wanted: usize) {

@@ -1,5 +1,6 @@
 //! io_uring(7): a ring that one thread owns.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -13,7 +14,7 @@ use super::{
     forbidden, Descriptors, Done, Driver, Entered, Interface, Prep, Refusal, Wait, NOT_TAKEN,
 };
 use crate::log::{log, Level};
-use crate::tasks::{IOAction, Memory, Op};
+use crate::tasks::{flags, IOAction, Memory, Op};
 use crate::wake::clear_eventfd;
 
 /// How long an SQPOLL kernel thread spins before it sleeps.
@@ -29,6 +30,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// The user data of the poll on the wake-up descriptor; slots are 32 bits.
 const WAKE: u64 = u64::MAX;
+/// That of a request to cancel.
+const CANCEL: u64 = u64::MAX - 1;
 
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_SQ_WAKEUP: u32 = 2;
@@ -59,8 +62,9 @@ pub(crate) struct Uring {
     prepared: u64,
     /// Whether the poll on the wake-up descriptor has to be set (again).
     rearm: bool,
-    /// That poll was put into the submission queue, behind so many operations.
-    own_queued: Option<u64>,
+    /// Entries put into the submission queue, and which of them are no operations.
+    pushed: u64,
+    own: VecDeque<u64>,
     /// The kernel knows the multishot poll (Linux 5.13).
     multishot: bool,
     system_calls: u64,
@@ -107,7 +111,8 @@ impl Uring {
             held: vec![0; options.depth as usize],
             prepared: 0,
             rearm: !options.iopoll,
-            own_queued: None,
+            pushed: 0,
+            own: VecDeque::new(),
             multishot: true,
             system_calls: 0,
         })
@@ -116,7 +121,22 @@ impl Uring {
     fn push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: the reactor keeps memory and descriptor of every operation valid until it is
         // done; the poll entry refers to no memory.
-        unsafe { self.ring.submission().push(entry).is_ok() }
+        let pushed = unsafe { self.ring.submission().push(entry).is_ok() };
+        self.pushed += u64::from(pushed);
+        pushed
+    }
+
+    /// As `push`, for what is no operation.
+    fn push_own(&mut self, entry: &squeue::Entry) -> bool {
+        let pushed = self.push(entry);
+        if pushed {
+            let taken = self.taken();
+            while self.own.front().is_some_and(|own| *own <= taken) {
+                self.own.pop_front();
+            }
+            self.own.push_back(self.pushed);
+        }
+        pushed
     }
 
     /// Sets the multishot poll on the wake-up descriptor. One that is readable already, because
@@ -127,10 +147,7 @@ impl Uring {
         }
         let fd = types::Fd(self.options.wake);
         let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(self.multishot);
-        if self.push(&poll.build().user_data(WAKE)) {
-            self.own_queued = Some(self.prepared);
-            self.rearm = false;
-        }
+        self.rearm = !self.push_own(&poll.build().user_data(WAKE));
     }
 
     /// Takes all completions. How many entries there were.
@@ -144,6 +161,7 @@ impl Uring {
                     self.multishot &= entry.result() != -libc::EINVAL;
                     poll_ended |= !io_uring::cqueue::more(entry.flags());
                 }
+                CANCEL => {}
                 slot => {
                     self.held[slot as usize] = 0;
                     done.push(Done { slot: slot as u32, result: entry.result().into() });
@@ -159,13 +177,17 @@ impl Uring {
         count
     }
 
-    /// Entries in the submission queue that the kernel has not taken.
-    fn untaken(&self) -> usize {
+    /// How many entries the kernel has taken: it takes them in order.
+    fn taken(&self) -> u64 {
         // SAFETY: the ring has one owner, who is here; nobody else holds its submission queue.
-        let entries = unsafe { self.ring.submission_shared().len() };
-        // The kernel takes them in order: the poll is there while more are than came behind it.
-        let own = self.own_queued.is_some_and(|at| entries as u64 > self.prepared - at);
-        entries - usize::from(own)
+        self.pushed - unsafe { self.ring.submission_shared().len() } as u64
+    }
+
+    /// Operations in the submission queue that the kernel has not taken.
+    fn untaken(&self) -> usize {
+        let taken = self.taken();
+        let own = self.own.iter().rev().take_while(|own| **own > taken).count();
+        (self.pushed - taken) as usize - own
     }
 }
 
@@ -218,6 +240,10 @@ impl Interface for Uring {
         }
         let fd = types::Fd(op.fd);
         let len = op.len as u32;
+        let (flags, priority) = (op.flags as i32, op.priority);
+        if op.flags & flags::HIPRI != 0 && !self.options.iopoll {
+            return Prep::Unsupported;
+        }
         let entry = match (op.action, op.memory) {
             (IOAction::Read | IOAction::Write, _) if !self.actions.transfer => {
                 return Prep::Unsupported
@@ -226,18 +252,26 @@ impl Interface for Uring {
                 return Prep::Unsupported
             }
             (IOAction::Fallocate(_), _) if !self.actions.fallocate => return Prep::Unsupported,
-            (IOAction::Read, Memory::Plain(at)) => {
-                opcode::Read::new(fd, at, len).offset(op.offset).build()
-            }
-            (IOAction::Write, Memory::Plain(at)) => {
-                opcode::Write::new(fd, at, len).offset(op.offset).build()
-            }
-            (IOAction::Read, Memory::Segments(at, count)) => {
-                opcode::Readv::new(fd, at, count).offset(op.offset).build()
-            }
-            (IOAction::Write, Memory::Segments(at, count)) => {
-                opcode::Writev::new(fd, at, count).offset(op.offset).build()
-            }
+            (IOAction::Read, Memory::Plain(at)) => opcode::Read::new(fd, at, len)
+                .offset(op.offset)
+                .rw_flags(flags)
+                .ioprio(priority)
+                .build(),
+            (IOAction::Write, Memory::Plain(at)) => opcode::Write::new(fd, at, len)
+                .offset(op.offset)
+                .rw_flags(flags)
+                .ioprio(priority)
+                .build(),
+            (IOAction::Read, Memory::Segments(at, count)) => opcode::Readv::new(fd, at, count)
+                .offset(op.offset)
+                .rw_flags(flags)
+                .ioprio(priority)
+                .build(),
+            (IOAction::Write, Memory::Segments(at, count)) => opcode::Writev::new(fd, at, count)
+                .offset(op.offset)
+                .rw_flags(flags)
+                .ioprio(priority)
+                .build(),
             (IOAction::Fsync, _) => opcode::Fsync::new(fd).build(),
             (IOAction::Fdatasync, _) => {
                 opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build()
@@ -327,6 +361,15 @@ impl Interface for Uring {
 
     fn must_poll(&self) -> bool {
         self.options.iopoll
+    }
+
+    fn cancel(&mut self, slot: u32) -> bool {
+        let held = self.held[slot as usize] > 0;
+        // An IOPOLL ring carries nothing but transfers, which no device gives back.
+        held && !self.options.iopoll && {
+            let entry = opcode::AsyncCancel::new(slot.into()).build();
+            self.push_own(&entry.user_data(CANCEL))
+        }
     }
 
     fn system_calls(&self) -> u64 {

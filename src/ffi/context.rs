@@ -40,11 +40,17 @@ pub enum ioe_flag {
     /// device with poll queues: an O_DIRECT transfer of another is refused in the callback, with
     /// `-EOPNOTSUPP`. Everything but O_DIRECT transfers goes to the pool. Drivers as above.
     IOE_IOPOLL = 4,
+    /// Each fsync and fdatasync is a system call of its own. Without it, those of one descriptor that
+    /// wait while one runs are joined into the next: one call, whose result, also an error, is told
+    /// to each. None joins one that had started before it was accepted; an fsync among them makes it
+    /// an fsync.
+    IOE_NO_SYNC_GROUP = 8,
 }
 
 const POLLED: u32 = ioe_flag::IOE_POLLED as u32;
 const SQPOLL: u32 = ioe_flag::IOE_SQPOLL as u32;
 const IOPOLL: u32 = ioe_flag::IOE_IOPOLL as u32;
+const NO_SYNC_GROUP: u32 = ioe_flag::IOE_NO_SYNC_GROUP as u32;
 
 /// How to make a context. Filled by `ioe_config_init`, then changed field by field.
 #[repr(C)]
@@ -76,9 +82,16 @@ pub struct ioe_config {
     /// Callback threads of `ioe_workers_new`, to be used instead of own ones. They must outlive
     /// the context. Not with `IOE_POLLED`. Default NULL.
     pub shared: *mut ioe_workers,
+    /// Milliseconds. An operation that the kernel has for longer is reported, once, to the log
+    /// callback (`ioe_set_log`, level 2): action, descriptor, file name, offset, length, age. With
+    /// `IOE_POLLED` that is inside `ioe_poll`, and one that `ioe_submit_wait` does on the calling
+    /// thread is reported when it returns. 0: never. Default 0.
+    pub stall_ms: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
-// SAFETY: repr(C), led by its size, integers and one pointer, 40 bytes without padding.
+// SAFETY: repr(C), led by its size, integers and one pointer, 48 bytes without padding.
 unsafe impl Versioned for ioe_config {}
 
 /// What runs, and why what was passed over was.
@@ -138,7 +151,7 @@ pub struct ioe_stats {
     pub merged: u64,
     /// Operations issued for the rest of a short one.
     pub continued: u64,
-    /// fsyncs answered by another's. 0 in this version.
+    /// fsyncs and fdatasyncs answered by another's: one less than there were in a group.
     pub syncs_joined: u64,
     /// Events accepted whose callback has not started.
     pub in_flight: u64,
@@ -156,6 +169,8 @@ const DEFAULTS: ioe_config = ioe_config {
     merge_limit: 0,
     flags: 0,
     shared: std::ptr::null_mut(),
+    stall_ms: 0,
+    reserved: 0,
 };
 
 /// A context as long as a call is inside it: its memory outlives every caller that entered before
@@ -243,7 +258,7 @@ pub unsafe extern "C" fn ioe_config_init(cfg: *mut ioe_config, size: usize) -> c
 ///
 /// Returns 0, or:
 /// - `-EINVAL`: `out` is NULL; `size` is below 8 or no multiple of 8; a field is out of its range;
-///   an unknown bit in `flags`; `IOE_IOPOLL` without `IOE_POLLED`; `IOE_POLLED` with `shared`;
+///   an unknown bit in `flags`, or `reserved` not 0; `IOE_IOPOLL` without `IOE_POLLED`; `IOE_POLLED` with `shared`;
 ///   `IOE_SQPOLL` or `IOE_IOPOLL` with `IOE_DRIVER_AIO` or `IOE_DRIVER_POOL`; `IOE_DRIVER` in the
 ///   environment names no driver; or the kernel lacks what `flags` ask for.
 /// - `-E2BIG`: `size` is larger than the library's and bytes beyond it are not 0, or above 4096.
@@ -289,7 +304,8 @@ unsafe fn new_context(cfg: *const ioe_config) -> Result<Arc<Shared<CCallback>>, 
         false => unsafe { read_struct(cfg, DEFAULTS)? },
     };
     let polled = cfg.flags & POLLED != 0;
-    if cfg.flags & !(POLLED | SQPOLL | IOPOLL) != 0 || polled && !cfg.shared.is_null() {
+    let known = POLLED | SQPOLL | IOPOLL | NO_SYNC_GROUP;
+    if cfg.flags & !known != 0 || cfg.reserved != 0 || polled && !cfg.shared.is_null() {
         return Err(libc::EINVAL);
     }
     let config = Config {
@@ -300,6 +316,8 @@ unsafe fn new_context(cfg: *const ioe_config) -> Result<Arc<Shared<CCallback>>, 
         polled,
         sqpoll: cfg.flags & SQPOLL != 0,
         iopoll: cfg.flags & IOPOLL != 0,
+        sync_groups: cfg.flags & NO_SYNC_GROUP == 0,
+        stall_ms: cfg.stall_ms,
     };
     config.check().map_err(|error| errno_of(&error))?;
     // SAFETY: NULL, or callback threads that outlive the context by the caller's promise.
@@ -350,7 +368,12 @@ pub unsafe extern "C" fn ioe_context_info(
     let info = |context: &Inside| {
         let config = context.config();
         let Runs { driver, uring_errno, aio_errno, reason } = context.runs();
-        let bits = [(config.polled, POLLED), (config.sqpoll, SQPOLL), (config.iopoll, IOPOLL)];
+        let bits = [
+            (config.polled, POLLED),
+            (config.sqpoll, SQPOLL),
+            (config.iopoll, IOPOLL),
+            (!config.sync_groups, NO_SYNC_GROUP),
+        ];
         ioe_info {
             size: size.min(size_of::<ioe_info>()),
             driver: driver as i32,
@@ -394,6 +417,7 @@ pub unsafe extern "C" fn ioe_context_stats(
             system_calls,
             merged,
             continued,
+            syncs_joined,
             in_flight,
         } = context.stats();
         ioe_stats {
@@ -407,7 +431,7 @@ pub unsafe extern "C" fn ioe_context_stats(
             system_calls,
             merged,
             continued,
-            syncs_joined: 0,
+            syncs_joined,
             in_flight,
         }
     };

@@ -455,3 +455,15 @@ pub unsafe extern "C" fn ioe_event_arg(event: *const ioe_event) -> *mut c_void {
     // SAFETY: by the caller's promise.
     unsafe { get(event, std::ptr::null_mut(), |event| callback(event).arg) }
 }
+
+/// Names the event, for `ioe_cancel`, until its next prep or its next completion; never another event.
+/// To be read before the event is submitted: afterwards it may have completed already. 0 for NULL;
+/// no event has that. Any thread.
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_event_id(event: *const ioe_event) -> u64 {
+    // SAFETY: by the caller's promise.
+    unsafe { get(event, 0, |event| event.id()) }
+}

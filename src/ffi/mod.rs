@@ -9,6 +9,7 @@ mod context;
 mod event;
 mod library;
 mod merge;
+mod options;
 mod submit;
 
 use std::os::raw::c_void;

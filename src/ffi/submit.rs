@@ -131,17 +131,20 @@ pub unsafe extern "C" fn ioe_submit_batch(
     })
 }
 
-/// Runs an event and waits for it: the transfer, sync or allocation is done on the calling
-/// thread, whole, without the hand-over to another. It needs no callback, and one that is set is
-/// not called; it needs no room in the queue. Any thread; with `IOE_POLLED` the owner's, and
-/// callbacks of events in flight may run in here.
+/// Runs an event and waits for it. The transfer, sync or allocation is done on the calling thread,
+/// whole, without the hand-over to another; but a sync while another one of its descriptor runs
+/// (it is joined into the next, unless `IOE_NO_SYNC_GROUP`), a barrier, and an event with a time limit or a
+/// priority are handed over. It needs no callback, and one that is set is not called; it needs no
+/// room in the queue. Any thread; with `IOE_POLLED` the owner's, and callbacks of events in flight
+/// may run in here.
 ///
 /// Returns the result of the event, as `ioe_event_result` has it afterwards; or, leaving the
 /// event as it was:
 /// - `-EINVAL`: a pointer is NULL; the event was never prepared, or is whole and was not prepared
 ///   again.
 /// - `-EBUSY`: the event is in flight.
-/// - `-EDEADLK`: called inside a callback of this context.
+/// - `-EDEADLK`: called inside a callback of this context, or for what is handed over, inside the log
+///   callback on its driver thread.
 /// - `-EPERM`: not the owner of a polled context.
 /// - `-ESHUTDOWN`: the context is being freed.
 /// - `-EOWNERDEAD`: in a forked child.
@@ -157,5 +160,31 @@ pub unsafe extern "C" fn ioe_submit_wait(ctx: *mut ioe_context, event: *mut ioe_
             return -i64::from(libc::EINVAL);
         };
         context.submit_wait(&mut event).unwrap_or_else(|errno| -i64::from(errno))
+    })
+}
+
+/// Asks for an event back by its `ioe_event_id`. It completes, in its callback, with `-ECANCELED`, or
+/// with its own result if it finished whole first; the other events of a merged operation or of
+/// joined syncs go on. What is still queued never reaches the kernel. What the kernel has is asked
+/// for back where the driver can: io_uring (IORING_OP_ASYNC_CANCEL, mostly for what has not begun),
+/// the pool what no thread has begun, AIO nothing; the callback comes only when the kernel is done
+/// with the memory. A cancelled write may have been written in part, or whole: `ioe_event_transferred`
+/// tells what got through for certain. What mergers gathered is flushed. Any thread, also with
+/// `IOE_POLLED`, where the owner's next `ioe_poll` acts on it and one that it sleeps in wakes.
+///
+/// Returns 0 where the event was found in flight in this context, or:
+/// - `-ENOENT`: no event of this id is in flight in it: its callback has started, it was never
+///   submitted, or it is in another context.
+/// - `-EINVAL`: `ctx` is NULL.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// # Safety
+/// `ctx` is NULL or a context.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_cancel(ctx: *mut ioe_context, id: u64) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let context = unsafe { Inside::enter(ctx) };
+        done(context.and_then(|context| context.cancel(id)))
     })
 }
