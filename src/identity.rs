@@ -123,7 +123,7 @@ impl Cell {
 
     /// Names the event in its present life. Never 0.
     pub(crate) fn id(&self) -> u64 {
-        self.word.load(Acquire) / LIFE << INDEX_BITS | u64::from(self.index)
+        ((self.word.load(Acquire) / LIFE) << INDEX_BITS) | u64::from(self.index)
     }
 
     #[inline(always)]
@@ -177,7 +177,7 @@ impl Cell {
     pub(crate) fn cancel(id: u64, owner: *const Ledger) -> bool {
         let index = id & ((1 << INDEX_BITS) - 1);
         let Some(cell) = Cell::at(index as u32) else { return false };
-        let in_flight = (id >> INDEX_BITS) * LIFE | State::InFlight as u64;
+        let in_flight = ((id >> INDEX_BITS) * LIFE) | State::InFlight as u64;
         let cancelled = in_flight | State::Cancelled as u64;
         let word = cell.word.load(Acquire);
         if word != in_flight && word != cancelled || !ptr::eq(cell.owner.load(Acquire), owner) {
