@@ -7,14 +7,26 @@ use std::sync::Mutex;
 
 use crate::gate::lock;
 
-/// More are not remembered, where callbacks have started. For one to be missed, a barrier would have
-/// to be on its way while so many writes fail, each with its callback.
-const MOST: usize = 1 << 16;
+/// When so many are remembered, those whose callbacks started first become one, for every
+/// descriptor: an error too many is better than durability that is none.
+const MOST: usize = 1 << 14;
+
+/// It is not worth looking for what can be forgotten among fewer.
+const FEW: usize = 16;
 
 #[derive(Default)]
 pub(crate) struct Failures {
     any: AtomicBool,
-    list: Mutex<Vec<Failure>>,
+    list: Mutex<List>,
+}
+
+#[derive(Default)]
+struct List {
+    all: Vec<Failure>,
+    /// How many were left when it was last looked for what can be forgotten.
+    kept: usize,
+    /// The latest of those that became one.
+    many: Option<(i32, Started)>,
 }
 
 struct Failure {
@@ -39,13 +51,11 @@ impl Failures {
     /// callbacks started has gone its way: they are forgotten.
     pub(crate) fn add(&self, fd: RawFd, number: u64, errno: i32, drained: impl Fn(u64) -> bool) {
         let mut list = lock(&self.list);
-        list.retain(|failure| failure.started.is_none_or(|started| !drained(started.point)));
-        if list.len() >= MOST {
-            if let Some(oldest) = list.iter().position(|failure| failure.started.is_some()) {
-                list.remove(oldest);
-            }
+        // Each time twice as many: looking for them costs little for each.
+        if list.all.len() >= FEW.max(2 * list.kept).min(MOST) {
+            list.forget(drained);
         }
-        list.push(Failure { fd, number, errno, started: None });
+        list.all.push(Failure { fd, number, errno, started: None });
         self.any.store(true, SeqCst);
     }
 
@@ -53,7 +63,7 @@ impl Failures {
     pub(crate) fn start(&self, number: u64, started: Started) {
         let mut list = lock(&self.list);
         // The latest is most likely the last.
-        let failure = list.iter_mut().rev().find(|failure| failure.number == number);
+        let failure = list.all.iter_mut().rev().find(|failure| failure.number == number);
         if let Some(failure) = failure {
             failure.started = Some(started);
         }
@@ -65,11 +75,49 @@ impl Failures {
             return None;
         }
         let list = lock(&self.list);
-        let earlier = list.iter().filter(|failure| {
+        let earlier = list.all.iter().filter(|failure| {
             let in_time = failure.started.is_none_or(|started| number < started.accepted);
             failure.fd == fd && failure.number < number && in_time
         });
-        earlier.min_by_key(|failure| failure.number).map(|failure| failure.errno)
+        let first = earlier.min_by_key(|failure| failure.number).map(|failure| failure.errno);
+        let many = list.many.filter(|(_, started)| number < started.accepted);
+        first.or(many.map(|(errno, _)| errno))
+    }
+}
+
+impl List {
+    fn forget(&mut self, drained: impl Fn(u64) -> bool) {
+        // Moments come one after the other: with one, all before it are over.
+        let (mut over, mut not_over) = (None, None);
+        let mut is_over = |point| match (over, not_over) {
+            (Some(yes), _) if point <= yes => true,
+            (_, Some(no)) if point >= no => false,
+            _ if drained(point) => {
+                over = Some(point);
+                true
+            }
+            _ => {
+                not_over = Some(point);
+                false
+            }
+        };
+        self.all.retain(|failure| failure.started.is_none_or(|started| !is_over(started.point)));
+        self.many = self.many.filter(|(_, started)| !is_over(started.point));
+        if self.all.len() >= MOST {
+            let (older, newer) = (self.all.len() / 2, std::mem::take(&mut self.all));
+            for (number, failure) in newer.into_iter().enumerate() {
+                match failure.started.filter(|_| number < older) {
+                    Some(started) => {
+                        let latest =
+                            |(_, known): &(i32, Started)| known.accepted > started.accepted;
+                        let many = self.many.filter(latest);
+                        self.many = many.or(Some((failure.errno, started)));
+                    }
+                    None => self.all.push(failure),
+                }
+            }
+        }
+        self.kept = self.all.len();
     }
 }
 
@@ -92,8 +140,23 @@ mod tests {
         assert_eq!(failures.before(3, 50), Some(libc::ENOSPC));
         failures.start(12, Started { accepted: 60, point: 2 });
         assert_eq!(failures.before(3, 60), None);
-        failures.add(4, 70, libc::EIO, |point| point == 1);
+        lock(&failures.list).forget(|point| point == 1);
         assert_eq!(failures.before(3, 49), Some(libc::ENOSPC), "what is over is forgotten");
-        assert_eq!(failures.before(4, 71), Some(libc::EIO));
+    }
+
+    #[test]
+    fn too_many_to_remember_are_one_for_everybody() {
+        let failures = Failures::default();
+        failures.add(3, 1, libc::EIO, |_| false);
+        failures.start(1, Started { accepted: 1000, point: 0 });
+        for number in 2..3 * MOST as u64 {
+            failures.add(4, number, libc::ENOSPC, |_| false);
+            failures.start(number, Started { accepted: 1000 + number, point: 1 });
+        }
+        assert!(lock(&failures.list).all.len() <= MOST);
+        assert!(failures.before(3, 999).is_some(), "a barrier on its way since long ago");
+        assert_eq!(failures.before(3, 1000 + 3 * MOST as u64), None);
+        lock(&failures.list).forget(|_| true);
+        assert_eq!(failures.before(3, 999), None);
     }
 }

@@ -237,6 +237,10 @@ impl Ledger {
     /// is submitted meanwhile.
     pub(crate) fn drained(&self, point: u64) -> bool {
         let mut epochs = lock(&self.epochs);
+        if epochs.closed > point + 1 {
+            // The next one could be closed only when that of the point was over.
+            return true;
+        }
         loop {
             let older = (epochs.closed & 1 ^ 1) as usize;
             if self.returned[older].load(SeqCst) != self.goal[older].load(SeqCst) {
@@ -340,6 +344,25 @@ mod tests {
         assert_eq!(ledger.accept(true), Err(Refused::Full));
         ledger.start(second);
         assert_eq!(ledger.in_flight(), 1);
+    }
+
+    #[test]
+    fn a_drain_is_not_held_up_by_another() {
+        let ledger = Ledger::new(4, false);
+        let mut finish = |admission| {
+            ledger.start(admission);
+            ledger.finish(admission);
+        };
+        let early = ledger.accept(true).unwrap();
+        let first = ledger.drain_point();
+        assert!(!ledger.drained(first));
+        let late = ledger.accept(true).unwrap();
+        finish(early);
+        let second = ledger.drain_point();
+        assert!(!ledger.drained(second), "what came later is in flight");
+        assert!(ledger.drained(first), "all before its point is over");
+        finish(late);
+        assert!(ledger.drained(second));
     }
 
     #[test]

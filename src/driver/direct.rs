@@ -101,6 +101,9 @@ struct Priority {
 /// The calling thread, to ioprio_get(2) and ioprio_set(2).
 const THREAD: (libc::c_int, libc::c_int) = (1, 0);
 
+/// Lower than any priority that has a class.
+const PRIORITY_CLASSES: libc::c_long = 1 << 13;
+
 impl Priority {
     /// Fails with the errno of ioprio_set(2); `None` for no priority.
     fn hold(priority: u16) -> Result<Option<Self>, i32> {
@@ -110,6 +113,8 @@ impl Priority {
         // SAFETY: no pointers.
         unsafe {
             let before = libc::syscall(libc::SYS_ioprio_get, THREAD.0, THREAD.1);
+            // Without a class there is none, whatever the level: older kernels tell one, and refuse it.
+            let before = if before < PRIORITY_CLASSES { 0 } else { before };
             match libc::syscall(
                 libc::SYS_ioprio_set,
                 THREAD.0,
@@ -126,7 +131,7 @@ impl Priority {
 impl Drop for Priority {
     fn drop(&mut self) {
         // SAFETY: no pointers.
-        unsafe { libc::syscall(libc::SYS_ioprio_set, THREAD.0, THREAD.1, self.before.max(0)) };
+        unsafe { libc::syscall(libc::SYS_ioprio_set, THREAD.0, THREAD.1, self.before) };
     }
 }
 

@@ -65,6 +65,8 @@ pub(crate) struct Uring {
     /// Entries put into the submission queue, and which of them are no operations.
     pushed: u64,
     own: VecDeque<u64>,
+    /// Slots to be asked for back when the submission queue has room.
+    unasked: Vec<u32>,
     /// The kernel knows the multishot poll (Linux 5.13).
     multishot: bool,
     system_calls: u64,
@@ -113,6 +115,7 @@ impl Uring {
             rearm: !options.iopoll,
             pushed: 0,
             own: VecDeque::new(),
+            unasked: Vec::new(),
             multishot: true,
             system_calls: 0,
         })
@@ -299,6 +302,13 @@ impl Interface for Uring {
 
     fn enter(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
         self.watch_wake();
+        while let Some(slot) = self.unasked.pop() {
+            if !self.cancel(slot) {
+                break;
+            }
+        }
+        // Where the queue was too full for the poll, nobody could end a sleep.
+        let wait = if self.rearm && submit { Wait::No } else { wait };
         let sqpoll = self.options.sqpoll;
         let queue = self.ring.submission();
         let to_submit = if submit { queue.len() } else { 0 };
@@ -366,10 +376,14 @@ impl Interface for Uring {
     fn cancel(&mut self, slot: u32) -> bool {
         let held = self.held[slot as usize] > 0;
         // An IOPOLL ring carries nothing but transfers, which no device gives back.
-        held && !self.options.iopoll && {
-            let entry = opcode::AsyncCancel::new(slot.into()).build();
-            self.push_own(&entry.user_data(CANCEL))
+        if !held || self.options.iopoll {
+            return false;
         }
+        let entry = opcode::AsyncCancel::new(slot.into()).build();
+        if !self.push_own(&entry.user_data(CANCEL)) {
+            self.unasked.push(slot);
+        }
+        true
     }
 
     fn system_calls(&self) -> u64 {

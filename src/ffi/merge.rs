@@ -80,9 +80,10 @@ pub unsafe extern "C" fn ioe_merger_new(
 /// Hands an event in, as `ioe_submit` does, and gathers it with its neighbours. One that is not
 /// adjacent to what was gathered, at either end, or would exceed the limit, flushes that first;
 /// reaching the limit flushes at once. Everything gathered in a context is also flushed by
-/// `ioe_drain`, by `ioe_poll` with a `min` above 0, and by whoever finds the queue full of nothing but
-/// gathered events; without any of these, an event stays gathered, and its callback does not come,
-/// until `ioe_merger_flush`.
+/// `ioe_drain`, by `ioe_poll` with a `min` above 0, by a barrier (`IOE_BARRIER`), by `ioe_cancel`, and
+/// by whoever finds the queue full of nothing but gathered events; an event with a time limit goes at
+/// once, with what was gathered. Without any of these, an event stays gathered, and its callback does
+/// not come, until `ioe_merger_flush`.
 ///
 /// Returns 0, or, leaving the event yours, as it was:
 /// - `-EINVAL`: a pointer is NULL; the event has another descriptor or action than the merger, was
