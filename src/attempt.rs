@@ -1,5 +1,6 @@
 //! What the result of an operation means: for its event, or for each of those that travelled in it.
 
+use crate::clock;
 use crate::driver::direct::DIRECT_BOUNDARY;
 use crate::log::{log, Level};
 use crate::merge;
@@ -23,6 +24,18 @@ pub(crate) struct Attempt {
     short: bool,
     /// Where the transfer was when it was set back to a boundary.
     set_back: Option<u64>,
+}
+
+/// How an event ends whose operations ended with this result: one that was cancelled, or whose time
+/// is up, is not whole. What is no transfer and came to its end has its own error all the same.
+pub(crate) fn outcome<C>(event: &IOEvent<C>, result: i64) -> i64 {
+    if result >= 0 {
+        return result;
+    }
+    let stopped = [libc::ECANCELED, libc::EINTR].contains(&(-result as i32));
+    let transfer = event.action().is_some_and(IOAction::is_transfer);
+    let ending = event.ending(clock::now).filter(|_| stopped || transfer);
+    ending.map_or(result, |errno| -i64::from(errno))
 }
 
 /// What an operation's result means for its event.
@@ -189,9 +202,14 @@ impl Attempt {
         if !apart {
             return Verdict::Complete(-i64::from(errno));
         }
-        // The first goes on in this attempt: what came short was its own, or nobody's.
-        self.retries = 0;
-        self.short &= run.transferred() > 0;
+        self.part(run);
         Verdict::Apart
+    }
+
+    /// Joined events go on one after the other. The first does in this attempt: what came short was its
+    /// own, or nobody's.
+    pub(crate) fn part<C>(&mut self, first: &IOEvent<C>) {
+        self.retries = 0;
+        self.short &= first.transferred() > 0;
     }
 }

@@ -47,14 +47,16 @@ impl Callers {
         Ok(admission)
     }
 
-    /// A caller is about to sync; `None` where a sync of the descriptor runs, which it must not join.
+    /// A caller is about to sync; `None` where a sync of the descriptor runs, which it must not join,
+    /// unless it has to go `beside` that.
     pub(crate) fn sync(
         &self,
         fd: RawFd,
+        beside: bool,
         accept: impl FnOnce() -> Result<Admission, Refused>,
     ) -> Result<Option<Admission>, Refused> {
         let mut list = lock(&self.list);
-        if list.iter().any(|running| running.fd == fd && running.what != What::Write) {
+        if !beside && list.iter().any(|running| running.fd == fd && running.what != What::Write) {
             return Ok(None);
         }
         let admission = accept()?;

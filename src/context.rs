@@ -15,7 +15,7 @@ use crossfire::flavor::Flavor;
 use crossfire::{mpsc, AsyncRx, MTx};
 use once_cell::sync::OnceCell;
 
-use crate::attempt::{Attempt, Verdict};
+use crate::attempt::{outcome, Attempt, Verdict};
 use crate::callback_worker::IOWorkers;
 use crate::clock;
 use crate::driver::backed::Backed;
@@ -627,6 +627,7 @@ impl<C: IOCallback> Shared<C> {
         }
         self.core.cancels.fetch_add(1, SeqCst);
         if self.config.polled {
+            self.gathered.want();
             self.core.news.store(true, SeqCst);
             // Whether or not the owner sleeps, and on which of them.
             self.wake_up.write();
@@ -654,7 +655,7 @@ impl<C: IOCallback> Shared<C> {
         let is_reactors = event.is_barrier() || event.is_timed() || event.priority() != 0;
         let accepted = match is_reactors {
             true => Ok(None),
-            false => self.accept_here(event).map_err(|_| libc::ESHUTDOWN),
+            false => self.accept_here(event, here).map_err(|_| libc::ESHUTDOWN),
         };
         let result = match accepted {
             Ok(Some(admission)) => Ok(self.run_here(event, admission)),
@@ -665,12 +666,13 @@ impl<C: IOCallback> Shared<C> {
     }
 
     /// Counts in an event that the calling thread does; `None` where it has to wait for another.
-    fn accept_here(&self, event: &IOEvent<C>) -> Result<Option<Admission>, Refused> {
+    fn accept_here(&self, event: &IOEvent<C>, here: Here) -> Result<Option<Admission>, Refused> {
         let accept = || self.ledger().accept(false);
         match event.action() {
             Some(IOAction::Write) => self.core.callers.write(event.fd(), accept).map(Some),
             Some(action) if action.is_sync() && self.config.sync_groups => {
-                self.core.callers.sync(event.fd(), accept)
+                // In a callback, the other one's end might wait for this one.
+                self.core.callers.sync(event.fd(), here.in_callback, accept)
             }
             _ => accept().map(Some),
         }
@@ -680,6 +682,7 @@ impl<C: IOCallback> Shared<C> {
         event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
         let mut counters = Counters::default();
         let mut attempt = Attempt::default();
+        let mut stalled = Vec::new();
         let result = loop {
             if let Some(errno) = event.ending(clock::now) {
                 break -i64::from(errno);
@@ -694,13 +697,14 @@ impl<C: IOCallback> Shared<C> {
             let verdict = attempt.judge(event, direct::run(&op), &mut counters);
             if let Some(age) = begun.map(|begun| clock::now() - begun) {
                 if age >= Duration::from_millis(self.config.stall_ms.into()) {
-                    report_stall(&op, age);
+                    stalled.push((op, age));
                 }
             }
             if let Verdict::Complete(result) = verdict {
                 break result;
             }
         };
+        let result = outcome(event, result);
         counters.failed += u64::from(result < 0);
         self.callers.add(&counters);
         event.complete(result);
@@ -720,6 +724,8 @@ impl<C: IOCallback> Shared<C> {
         }
         event.release();
         self.ledger().finish(admission);
+        // The program may do anything in there, also wait for this one.
+        stalled.iter().for_each(|(op, age)| report_stall(op, *age));
         if let (Seat::Owner(seat), 1..) = (&self.seat, self.ledger().in_flight()) {
             // Where the reactor is busy, it comes by itself to what this would do.
             let _ = seat.with(|reactor| reactor.poll(&self.core, 0, None));
@@ -759,10 +765,14 @@ impl<C: IOCallback> Shared<C> {
             return Err(libc::EDEADLK);
         }
         let seat = self.seat(here())?.ok_or(libc::EINVAL)?;
-        let core = &self.core;
-        if min > 0 || core.cancels.load(SeqCst) != core.cancels_seen.load(SeqCst) {
+        let wanted = self.gathered.take_wanted();
+        if wanted || min > 0 {
             // Gathered events are in flight, and might be what is waited for.
             self.flush_gathered();
+        }
+        if wanted {
+            // What was flushed may be behind others.
+            self.core.news.store(true, SeqCst);
         }
         Ok(seat.with(|reactor| reactor.poll(&self.core, min, deadline))?.0)
     }

@@ -2,7 +2,7 @@
 //! over whenever somebody might wait for them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use crate::gate::lock;
@@ -20,6 +20,8 @@ pub(crate) struct Gathered<C> {
     events: AtomicUsize,
     /// Submitters that wait for room: meanwhile gathered events do not take up all of it.
     waiting: AtomicUsize,
+    /// The owner of a polled context has to flush: somebody wants an event back.
+    wanted: AtomicBool,
 }
 
 struct List<C> {
@@ -36,6 +38,7 @@ impl<C> Default for Gathered<C> {
             mergers: AtomicUsize::new(0),
             events: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            wanted: AtomicBool::new(false),
         }
     }
 }
@@ -97,6 +100,16 @@ impl<C> Gathered<C> {
         for shelf in lock(&self.list).all.values() {
             self.flush_one(&mut lock(shelf), &hand_over);
         }
+    }
+
+    /// Has the owner of a polled context flush when it comes by.
+    pub(crate) fn want(&self) {
+        self.wanted.store(true, SeqCst);
+    }
+
+    /// Whether somebody wanted that since the last time.
+    pub(crate) fn take_wanted(&self) -> bool {
+        self.wanted.load(SeqCst) && self.wanted.swap(false, SeqCst)
     }
 
     /// How many events are gathered.

@@ -138,6 +138,26 @@ pub(crate) fn untie<C>(event: &IOEvent<C>) -> Option<IOEvent<C>> {
     }
 }
 
+/// Takes what is to end out of what is joined behind an event.
+pub(crate) fn take_out_behind<C>(
+    first: &IOEvent<C>,
+    ends: impl Fn(&IOEvent<C>) -> bool,
+    mut out: impl FnMut(IOEvent<C>),
+) {
+    let mut kept = Vec::new();
+    let mut next = untie(first);
+    while let Some(event) = next {
+        next = untie(&event);
+        match ends(&event) {
+            true => out(event),
+            false => kept.push(event),
+        }
+    }
+    if let Some(rest) = join(kept) {
+        first.set_link(Link::Joined(rest));
+    }
+}
+
 /// Makes a batch of joined events.
 pub(crate) fn part<C>(run: &IOEvent<C>) {
     let mut at = run;

@@ -14,7 +14,7 @@ use crossfire::flavor::Flavor;
 use once_cell::sync::OnceCell;
 
 use crate::alarm::Alarm;
-use crate::attempt::{Attempt, Verdict};
+use crate::attempt::{outcome, Attempt, Verdict};
 use crate::callback_worker::{hand_back, Delivery};
 use crate::callers::Callers;
 use crate::clock;
@@ -67,9 +67,8 @@ pub(crate) struct Core<C> {
     pub callers: Callers,
     /// There is something that the reactor has to look at even if no slot is free.
     pub news: AtomicBool,
-    /// Events cancelled, and how many of them the reactor has looked for.
+    /// Events cancelled.
     pub cancels: AtomicU64,
-    pub cancels_seen: AtomicU64,
     /// While it sleeps with all slots taken: when it will look at `news` by itself, in nanoseconds
     /// from `start`.
     pub looks_at: AtomicU64,
@@ -88,7 +87,6 @@ impl<C> Core<C> {
             callers: Callers::default(),
             news: AtomicBool::new(false),
             cancels: AtomicU64::new(0),
-            cancels_seen: AtomicU64::new(0),
             looks_at: AtomicU64::new(0),
             start: clock::now(),
         }
@@ -147,6 +145,10 @@ pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
     whole: Vec<IOEvent<C>>,
     /// Events may end before they are done: some were cancelled, or have a time limit.
     may_end: bool,
+    /// Some had a time limit.
+    timed: bool,
+    /// Cancelled events that were looked for.
+    cancels_seen: u64,
     /// When the next time limit is over, or the next operation stalls.
     next_look: Option<Instant>,
     stall: Option<Duration>,
@@ -202,6 +204,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             waited_for: Vec::new(),
             whole: Vec::new(),
             may_end: false,
+            timed: false,
+            cancels_seen: 0,
             next_look: None,
             stall,
             alarm: Alarm::default(),
@@ -239,6 +243,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             // What came before a barrier may be in another queue than itself.
             self.sweep(core);
             self.count_writes(core);
+        }
+        if self.is_due() {
+            self.look_over(core);
         }
         self.fill(core);
     }
@@ -301,7 +308,12 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         for event in run.chain() {
             if let Some(deadline) = event.deadline() {
                 self.may_end = true;
+                self.timed = true;
                 self.look_at(deadline);
+            }
+            if self.may_end && event.is_cancelled() {
+                // By somebody who could not tell where it was.
+                self.look_at(clock::now());
             }
             if self.syncs.has_barriers() && event.action() == Some(IOAction::Write) {
                 self.syncs.write_came(event.fd(), event.owner().1.number());
@@ -375,13 +387,14 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Looks at what others want and what the time brings.
     fn look(&mut self, core: &Core<C>) {
         if core.news.load(SeqCst) && core.news.swap(false, SeqCst) {
+            let cancels = core.cancels.load(SeqCst);
+            let cancelled = cancels != std::mem::replace(&mut self.cancels_seen, cancels);
+            self.may_end |= cancelled;
             self.sweep(core);
             if core.callers.take_ended() {
                 self.syncs.callers_ended(|fd, number| core.callers.write_before(fd, number));
             }
-            let cancels = core.cancels.load(SeqCst);
-            if cancels != core.cancels_seen.swap(cancels, SeqCst) {
-                self.may_end = true;
+            if cancelled {
                 return self.look_over(core);
             }
         }
@@ -428,6 +441,16 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         self.syncs.take_out(ends, |event| ended.push(event));
         self.waiting.iter().chain(self.syncs.iter()).for_each(|event| at(event.deadline()));
         self.next_look = next;
+        for number in 0..self.slots.len() as u32 {
+            self.part_from_ending(core, number);
+        }
+        // The interface may be full for long.
+        for _ in 0..self.issue.len() {
+            let Some(number) = self.issue.pop_front() else { break };
+            if !self.ends(core, number) {
+                self.issue.push_back(number);
+            }
+        }
         for event in ended {
             let errno = event.ending(|| now).unwrap_or(libc::ECANCELED);
             self.finish(core, event, -i64::from(errno));
@@ -453,6 +476,13 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         slot.event = Some(run);
         // What waits to be issued comes first.
         if !self.issue.is_empty() || !self.issue_one(core, number) {
+            self.issue_later(core, number);
+        }
+    }
+
+    /// Has the operation of a slot issued when those before it have been.
+    fn issue_later(&mut self, core: &Core<C>, number: u32) {
+        if !self.may_end || !self.ends(core, number) {
             self.issue.push_back(number);
         }
     }
@@ -506,15 +536,35 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let ending = |event: &IOEvent<C>| event.ending(clock::now);
         if slot.is_joined_transfer() && event.chain().any(|event| ending(event).is_some()) {
             slot.apart = true;
-            slot.attempt = Attempt::default();
+            slot.attempt.part(event);
         } else if event.is_joined() && !slot.apart {
             return false;
         }
-        match ending(event) {
+        let errno = ending(event);
+        self.part_from_ending(core, number);
+        match errno {
             Some(errno) => self.complete(core, number, -i64::from(errno)),
             None => return false,
         }
         true
+    }
+
+    /// Where the events of a slot go one after the other: those that wait for the first one, and are to
+    /// end, do so.
+    fn part_from_ending(&mut self, core: &Core<C>, number: u32) {
+        let slot = &self.slots[number as usize];
+        let Some(first) = slot.event.as_ref().filter(|first| slot.apart && first.is_joined())
+        else {
+            return;
+        };
+        let mut ended = Vec::new();
+        let ends = |event: &IOEvent<C>| event.ending(clock::now).is_some();
+        merge::take_out_behind(first, ends, |event| ended.push(event));
+        self.followers -= ended.len();
+        for event in ended {
+            let errno = event.ending(clock::now).unwrap_or(libc::ECANCELED);
+            self.finish(core, event, -i64::from(errno));
+        }
     }
 
     /// Completes the event of a slot, and all that travel with it: an error is everybody's, and
@@ -551,15 +601,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 
     /// An event is done: all of them come through here.
     fn finish(&mut self, core: &Core<C>, event: IOEvent<C>, mut result: i64) {
-        if self.may_end && result < 0 {
-            let action = event.action().unwrap_or(IOAction::Fsync);
-            let stopped = [libc::ECANCELED, libc::EINTR].contains(&(-result as i32));
-            // What is no transfer and came to its end has its own error.
-            if let Some(errno) =
-                event.ending(clock::now).filter(|_| stopped || action.is_transfer())
-            {
-                result = -i64::from(errno);
-            }
+        if self.may_end {
+            result = outcome(&event, result);
         }
         event.complete(result);
         self.counters.failed += u64::from(result < 0);
@@ -662,16 +705,16 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             self.slots[number as usize].in_kernel = false;
             if result == NOT_TAKEN {
                 self.counters.operations -= 1;
-                self.issue.push_back(number);
+                self.issue_later(core, number);
                 continue;
             }
             match self.judge(core, number, result) {
-                Verdict::Again => self.issue.push_back(number),
+                Verdict::Again => self.issue_later(core, number),
                 Verdict::Complete(result) => self.complete(core, number, result),
                 Verdict::Apart => {
                     // Not all at once: the block layer might join them again.
                     self.slots[number as usize].apart = true;
-                    self.issue.push_back(number);
+                    self.issue_later(core, number);
                 }
             }
         }
@@ -768,7 +811,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn wait_for_slot(&mut self, core: &Core<C>) -> Wait {
         let Some(lanes) = &self.lanes else { return Wait::For(1, self.time_left()) };
         let mut wakes_at = self.next_look;
-        if self.may_end {
+        if self.timed {
             // An event with a time limit that comes meanwhile need not wake it for that.
             let soon = clock::now() + LOOK_EVERY;
             wakes_at = Some(wakes_at.map_or(soon, |at| at.min(soon)));

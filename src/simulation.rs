@@ -8,14 +8,18 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::buffer::Buffer;
+use crate::clock;
 use crate::context::{Config, Shared};
 use crate::driver::aio::Aio;
 use crate::driver::backed::Backed;
-use crate::driver::sim::{descriptor, with_world, File, Flight, Sim, SimAio, Trouble, BLOCK};
+use crate::driver::sim::{
+    descriptor, set_meanwhile, with_world, File, Flight, Sim, SimAio, Sync, Trouble, BLOCK,
+};
 use crate::merger::Merger;
-use crate::tasks::{IOAction, IOCallback, IOEvent};
+use crate::tasks::{flags, IOAction, IOCallback, IOEvent};
 
 const DEFAULT_OPS: u64 = 1_000_000;
 const STEPS_PER_HISTORY: u32 = 150;
@@ -39,6 +43,14 @@ struct Expected {
     moved_before: usize,
     submissions: u32,
     callbacks: u32,
+    /// The engine's name for it, in its present life.
+    name: u64,
+    flags: u32,
+    priority: u16,
+    limit: Option<Duration>,
+    accepted: u64,
+    /// For a barrier: the writes before it, with the number of the submission.
+    behind: Vec<(u32, u32)>,
 }
 
 /// A part of a buffer that several events may share.
@@ -79,6 +91,12 @@ struct Model {
     callbacks: u64,
     failed: Option<u32>,
     closed: bool,
+    /// Names of lives that are over.
+    old_names: Vec<u64>,
+    /// How writes ended, by event and submission: their results, and when the kernel was done.
+    writes: HashMap<(u32, u32), (i64, u64)>,
+    /// Syncs that a kernel's sync answered.
+    synced: u64,
 }
 
 thread_local! {
@@ -123,15 +141,52 @@ impl Model {
         expected.callbacks += 1;
         assert_eq!(expected.callbacks, expected.submissions, "event {id}: one callback each");
         let flight = with_world(|world| world.flights.remove(&id)).expect("it was in flight");
-        let Flight { moved, last, .. } = flight;
-        let fatal = last.filter(|errno| *errno > 0);
+        let Flight { moved, last, cancelled, deadline, operations, ended, .. } = flight;
+        assert_eq!(flight.in_kernel, 0, "event {id}: the kernel is not done with it");
+        assert_ne!(event.id(), expected.name, "event {id}: a new life");
+        self.old_names.push(expected.name);
+        let result = event.result();
+        let due = deadline.is_some_and(|at| at <= clock::now());
+        let stopped = result == -i64::from(libc::ECANCELED) && cancelled
+            || result == -i64::from(libc::ETIMEDOUT) && due;
+        let done = operations > 0 && moved > 0 && moved == expected.len as u64;
+        assert!(!stopped || !done, "event {id} was whole");
+        let own = last.filter(|errno| *errno > 0);
+        let fatal = if stopped { Some(-result as i32) } else { own };
         assert_eq!(event.transferred(), moved, "event {id}: transferred is what the kernel moved");
         match fatal {
-            Some(errno) => assert_eq!(event.result(), -i64::from(errno), "event {id}"),
-            None if expected.action.is_transfer() => {
-                assert_eq!(event.result(), moved as i64, "event {id}")
+            Some(errno) => assert_eq!(result, -i64::from(errno), "event {id}"),
+            None if expected.action.is_transfer() => assert_eq!(result, moved as i64, "event {id}"),
+            None if expected.action.is_sync() => {}
+            None => assert_eq!(result, 0, "event {id}"),
+        }
+        if expected.action == IOAction::Write {
+            self.writes.insert((id, expected.submissions), (result, ended));
+        }
+        if expected.action.is_sync() && !stopped {
+            let before = expected.behind.iter().map(|write| self.writes[write]);
+            let failed = before.clone().find(|(result, _)| *result < 0);
+            let wanted = before.clone().map(|(_, ended)| ended).max().unwrap_or(0);
+            let wanted = wanted.max(expected.accepted);
+            let expected = &*expected;
+            let answers = |sync: &Sync| {
+                let enough = sync.fsync || expected.action == IOAction::Fdatasync;
+                sync.file == expected.file
+                    && enough
+                    && sync.started > wanted
+                    && sync.result == result
+            };
+            match failed {
+                Some(_) => assert!(
+                    before.clone().any(|(other, _)| other == result),
+                    "event {id}: a barrier behind a failed write: {result}"
+                ),
+                None => {
+                    let answered = with_world(|world| world.syncs.iter().any(answers));
+                    assert!(answered, "event {id}: no sync since {wanted} says {result}");
+                    self.synced += 1;
+                }
             }
-            None => assert_eq!(event.result(), 0, "event {id}"),
         }
         let start = expected.offset as usize;
         let moved = moved as usize;
@@ -183,15 +238,39 @@ impl Model {
 fn set_off(id: u32, event: &IOEvent<Check>) -> Arc<Shared<Check>> {
     MODEL.with_borrow_mut(|model| {
         let moved = event.transferred();
+        let behind = match event.is_barrier() {
+            false => Vec::new(),
+            true => {
+                let file = model.events[&id].file;
+                let writes = model.events.iter().filter(|(_, other)| {
+                    let flies = other.submissions > other.callbacks;
+                    flies && other.file == file && other.action == IOAction::Write
+                });
+                writes.map(|(id, other)| (*id, other.submissions)).collect()
+            }
+        };
         let expected = model.events.get_mut(&id).expect("known");
+        expected.behind = behind;
         expected.moved_before = moved as usize;
         expected.submissions += 1;
+        expected.name = event.id();
+        expected.accepted = with_world(|world| world.tick());
         *model.busy.entry((expected.file, expected.region)).or_default() += 1;
         with_world(|world| {
             expected.size_before = world.files[expected.file].data.len();
-            let Expected { action, file, offset, len, .. } = *expected;
+            let Expected { action, file, offset, len, flags, priority, limit, .. } = *expected;
             let memory = if action.is_transfer() { expected.memory.at() as usize } else { 0 };
-            let flight = Flight { file, offset, memory, len, moved, ..Flight::default() };
+            let flight = Flight {
+                file,
+                offset,
+                memory,
+                len,
+                moved,
+                flags,
+                priority,
+                deadline: limit.map(|limit| clock::now() + limit),
+                ..Flight::default()
+            };
             assert!(world.flights.insert(id, flight).is_none(), "event {id} is in flight");
         });
         model.context.clone().expect("a context")
@@ -223,6 +302,53 @@ fn submit(id: u32, event: IOEvent<Check>) {
         None => context.submit(event, true),
     };
     submitted.unwrap_or_else(|back| refused(id, back));
+}
+
+/// Submits an event that the reactor does, and waits for it instead of a callback.
+fn submit_wait(id: u32, mut event: IOEvent<Check>) {
+    if !event.is_barrier() && !event.is_timed() && event.priority() == 0 {
+        return submit(id, event);
+    }
+    let context = set_off(id, &event);
+    context.submit_wait(&mut event).expect("it is accepted");
+    MODEL.with_borrow_mut(|model| {
+        model.callbacks += 1;
+        model.completed(id, &event);
+        model.callbacks -= 1;
+        model.events.remove(&id);
+    });
+}
+
+/// Asks for an event back that is in flight, or for one that was.
+fn cancel_any() {
+    let Some(context) = MODEL.with_borrow(|model| model.context.clone()) else { return };
+    let any = |limit: usize| with_world(|world| world.random.usize(..limit));
+    MODEL.with_borrow(|model| {
+        let flying = |expected: &Expected| expected.submissions > expected.callbacks;
+        let mut ids: Vec<u32> =
+            model.events.iter().filter(|(_, e)| flying(e)).map(|(id, _)| *id).collect();
+        // A hash map has no order of its own to replay.
+        ids.sort_unstable();
+        if any(4) == 0 && !model.old_names.is_empty() {
+            let old = model.old_names[any(model.old_names.len())];
+            assert_eq!(context.cancel(old), Err(libc::ENOENT), "what is over");
+        } else if !ids.is_empty() {
+            let id = ids[any(ids.len())];
+            // One that is being submitted may not be accepted yet.
+            if context.cancel(model.events[&id].name).is_ok() {
+                with_world(|world| world.flights.get_mut(&id).expect("it flies").cancelled = true);
+            }
+        }
+    });
+}
+
+/// Events that are to end, and that the kernel does not have; with the number of the submission.
+fn ending(model: &Model) -> Vec<(u32, u32)> {
+    with_world(|world| {
+        let ends = |flight: &Flight| flight.in_kernel == 0 && flight.memory > 0 && flight.ends();
+        let all = world.flights.iter().filter(|(_, flight)| world.sees_all && ends(flight));
+        all.map(|(id, _)| (*id, model.events[id].submissions)).collect()
+    })
 }
 
 /// Submits events as one batch.
@@ -317,8 +443,29 @@ fn new_event(
         memory.bytes().copy_from_slice(&pattern);
     }
     let mut event = IOEvent::try_unprepared().expect("memory");
-    let fd = descriptor(if action.is_transfer() { 0 } else { id }, file);
+    let of_its_own = if let IOAction::Fallocate(_) = action { id } else { 0 };
+    let fd = descriptor(of_its_own, file);
     event.prepare(action, fd, memory.at(), len as u64, offset);
+    let (flags, priority, limit) = with_world(|world| {
+        let random = &mut world.random;
+        let all = [0, flags::DONTCACHE, flags::NOWAIT, flags::DSYNC, flags::ATOMIC, flags::APPEND];
+        let kinds = if action == IOAction::Write { 6 } else { 3 };
+        let rare = random.u8(..3) == 0;
+        let flags = match action {
+            IOAction::Read | IOAction::Write if rare => all[random.usize(..kinds)],
+            IOAction::Fsync | IOAction::Fdatasync if random.bool() => flags::BARRIER,
+            _ => 0,
+        };
+        let priority = if action.is_transfer() && random.u8(..6) == 0 { 2 << 13 | 4 } else { 0 };
+        let limit = (world.ends && world.random.u8(..4) == 0)
+            .then(|| Duration::from_micros(world.random.u64(1..3000)));
+        (flags, priority, limit)
+    });
+    event.set_flags(flags).expect("known flags");
+    if priority > 0 {
+        event.set_priority(priority.into()).expect("a priority");
+    }
+    event.set_timeout(limit).expect("a time limit");
     let (split, direct) = with_world(|world| {
         (world.random.usize(..5), world.files[file].flags & libc::O_DIRECT != 0)
     });
@@ -349,6 +496,12 @@ fn new_event(
         moved_before: 0,
         submissions: 0,
         callbacks: 0,
+        name: 0,
+        flags: flags & !flags::BARRIER,
+        priority,
+        limit,
+        accepted: 0,
+        behind: Vec::new(),
     };
     MODEL.with_borrow_mut(|model| model.events.insert(id, expected));
     event
@@ -375,6 +528,8 @@ fn change_mergers(context: &Arc<Shared<Check>>) {
 
 /// One history. Returns how many operations the kernel did, and how many events were merged.
 fn run_history(seed: u64) -> (u64, u64) {
+    // From here on time passes only where the history has it.
+    clock::advance(Duration::ZERO);
     let config = with_world(|world| {
         world.random.seed(seed);
         let random = &mut world.random;
@@ -395,6 +550,10 @@ fn run_history(seed: u64) -> (u64, u64) {
         world.in_pool = 0;
         world.merged = 0;
         world.flights.clear();
+        world.syncs.clear();
+        world.syncing.clear();
+        world.groups = world.random.u8(..4) > 0;
+        world.ends = world.random.bool();
         world.files = (0..3)
             .map(|number| {
                 let len = world.random.usize(..REGION * REGIONS);
@@ -417,11 +576,17 @@ fn run_history(seed: u64) -> (u64, u64) {
             queue_size: world.random.u32(1..24),
             merge_limit,
             polled: true,
+            sync_groups: world.groups,
             ..Config::default()
         }
     });
     let depth = config.depth;
-    let context = match with_world(|world| world.random.u8(..4)) {
+    let kind = with_world(|world| {
+        let kind = world.random.u8(..4);
+        world.sees_all = kind < 2;
+        kind
+    });
+    let context = match kind {
         0 => Shared::over(config, Sim::pool()),
         1 => Shared::over(config, Backed::new(Sim::default(), Sim::pool())),
         _ => {
@@ -433,13 +598,34 @@ fn run_history(seed: u64) -> (u64, u64) {
         model.files = with_world(|world| world.files.iter().map(|f| f.data.clone()).collect());
     });
     let any = |limit: u8| with_world(|world| world.random.u8(..limit));
+    if with_world(|world| world.ends) {
+        set_meanwhile(|| {
+            let now = with_world(|world| world.ends && world.random.u8(..16) == 0);
+            if now {
+                cancel_any();
+            }
+        });
+    }
     for id in 1..=STEPS_PER_HISTORY {
-        match any(8) {
+        match any(10) {
             0 => {
                 let min = any(4).into();
-                let before = context.stats().in_flight;
+                let (before, ending) = (context.stats().in_flight, MODEL.with_borrow(ending));
                 let ran = context.poll(min, None).expect("a poll by the owner");
                 assert!(u64::from(ran) >= before.min(min.into()), "a poll that came back early");
+                MODEL.with_borrow(|model| {
+                    for (id, submission) in ending {
+                        let flies = |event: &Expected| event.callbacks < submission;
+                        let stays = model.events.get(&id).is_some_and(flies);
+                        assert!(!stays, "event {id} was to end, and stays");
+                    }
+                });
+            }
+            8 if with_world(|world| world.ends) => cancel_any(),
+            9 => {
+                for (id, event) in new_events(id * MAX_MEMBERS) {
+                    submit_wait(id, event);
+                }
             }
             1 => {
                 let kept = MODEL.with_borrow_mut(|model| model.kept.pop_front());
@@ -471,13 +657,19 @@ fn run_history(seed: u64) -> (u64, u64) {
         with_world(|world| {
             assert!(world.flights.is_empty(), "in flight after shutdown: {:?}", world.flights);
             assert_eq!(stats.operations, world.operations, "every operation is counted");
-            // What a broken interface had queued was merged, but not seen to be.
-            assert!(stats.merged == world.merged || world.broken, "every merged event is counted");
+            // What a broken interface had queued, or what was given back, was merged, but not seen to
+            // be.
+            let unseen = world.broken || world.ends;
+            assert!(stats.merged == world.merged || unseen, "every merged event is counted");
+            let joined = model.synced.wrapping_sub(world.syncs.len() as u64);
+            assert!(stats.syncs_joined == joined || unseen, "every joined sync is counted");
+            assert!(stats.syncs_joined == 0 || world.groups, "joined against the program's will");
             for (file, model) in world.files.iter().zip(&model.files) {
                 assert!(file.data == *model, "a file differs from its model");
             }
         });
     });
+    with_world(|world| world.ends = false);
     MODEL.with_borrow_mut(|model| *model = Model::default());
     with_world(|world| (world.operations, world.merged))
 }
@@ -611,6 +803,7 @@ impl Case {
             world.limit = limit as u64;
             world.trouble = Trouble { short: 80, delay: 40, ..Trouble::default() };
             world.in_pool = 0;
+            world.sees_all = false;
         });
         OUTCOMES.take();
         let context = Shared::over(config, Sim::pool());

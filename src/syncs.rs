@@ -1,7 +1,7 @@
 //! Syncs that wait: for one of the same descriptor that runs, and barriers for earlier writes. What
 //! waits when a sync ends is joined into the next.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::RawFd;
 
 use crate::merge::join;
@@ -10,7 +10,7 @@ use crate::tasks::{IOAction, IOEvent};
 pub(crate) struct Syncs<C> {
     /// Whether they are joined at all.
     groups: bool,
-    files: HashMap<RawFd, File<C>>,
+    files: BTreeMap<RawFd, File<C>>,
     /// Descriptors where something may be able to start.
     look: VecDeque<RawFd>,
     /// Barriers that wait, and those of them whose earlier writes have not been counted.
@@ -54,7 +54,7 @@ pub(crate) enum Next<C> {
 
 impl<C> Syncs<C> {
     pub(crate) fn new(groups: bool) -> Self {
-        Syncs { groups, files: HashMap::new(), look: VecDeque::new(), barriers: 0, uncounted: 0 }
+        Syncs { groups, files: BTreeMap::new(), look: VecDeque::new(), barriers: 0, uncounted: 0 }
     }
 
     /// Whether this one has to wait here.

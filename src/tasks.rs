@@ -605,6 +605,11 @@ impl<C> IOEvent<C> {
         (progress.ending != 0).then_some(progress.ending)
     }
 
+    /// Whether somebody asked for it back.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.inner().cell.is_cancelled()
+    }
+
     /// The calling thread waits for the event: it has no callback.
     pub(crate) fn set_waiter(&self) {
         self.progress().waiter = Some(std::thread::current());

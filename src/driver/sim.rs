@@ -8,12 +8,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::aio::{Calls, Command, IoEvent, Iocb};
 use super::backed::Behind;
 use super::{Done, Entered, Interface, Prep, Wait, NOT_TAKEN};
-use crate::tasks::{IOAction, Memory, Op};
+use crate::clock;
+use crate::tasks::{flags, IOAction, Memory, Op};
 
 /// Direct I/O on a file marked direct is refused off this boundary.
 pub(crate) const BLOCK: u64 = 512;
@@ -70,6 +71,32 @@ pub(crate) struct Flight {
     pub alone: bool,
     /// It travelled behind another event.
     pub followed: bool,
+    /// What its operations have to carry.
+    pub flags: u32,
+    pub priority: u16,
+    /// When it is to end; whether somebody asked for it back.
+    pub deadline: Option<Instant>,
+    pub cancelled: bool,
+    /// Operations that were prepared and are not done.
+    pub in_kernel: u32,
+    /// When its last operation ended.
+    pub ended: u64,
+}
+
+impl Flight {
+    /// Whether it is to end before it is whole.
+    pub(crate) fn ends(&self) -> bool {
+        self.cancelled || self.deadline.is_some_and(|at| at <= clock::now())
+    }
+}
+
+/// A sync that the kernel did.
+#[derive(Debug)]
+pub(crate) struct Sync {
+    pub file: usize,
+    pub fsync: bool,
+    pub started: u64,
+    pub result: i64,
 }
 
 /// How likely each trouble is, of 256.
@@ -105,10 +132,33 @@ pub(crate) struct World {
     pub in_pool: usize,
     pub announced: bool,
     pub operations: u64,
+    /// Counts everything that happens.
+    pub tick: u64,
+    pub syncs: Vec<Sync>,
+    /// Syncs of a file are joined: no two run at a time.
+    pub groups: bool,
+    pub syncing: BTreeMap<usize, u32>,
+    /// Events are cancelled, and have time limits.
+    pub ends: bool,
+    /// An interface says what it prepares at once.
+    pub sees_all: bool,
 }
+
+/// What another thread might do at any moment, between any two steps of the reactor.
+type Meanwhile = Box<dyn Fn()>;
 
 thread_local! {
     static WORLD: RefCell<World> = RefCell::default();
+    static MEANWHILE: RefCell<Option<Meanwhile>> = const { RefCell::new(None) };
+}
+
+/// Has this called at every step of the kernel.
+pub(crate) fn set_meanwhile(meanwhile: impl Fn() + 'static) {
+    MEANWHILE.set(Some(Box::new(meanwhile)));
+}
+
+fn meanwhile() {
+    MEANWHILE.with_borrow(|meanwhile| meanwhile.iter().for_each(|act| act()));
 }
 
 /// Looks at the world, or changes it, between the calls of the engine.
@@ -121,9 +171,60 @@ impl World {
         self.random.u8(..) < chance
     }
 
+    pub(crate) fn tick(&mut self) -> u64 {
+        self.tick += 1;
+        self.tick
+    }
+
+    /// An operation comes to the kernel.
+    fn arrives(&mut self, op: &Op) -> u64 {
+        if op.action.is_sync() {
+            let running = self.syncing.entry(file_of(op.fd)).or_default();
+            *running += 1;
+            assert!(*running == 1 || !self.groups, "two syncs of a file at a time");
+        } else {
+            let ends = self.sees_all;
+            for id in self.members_of(op) {
+                let flight = self.flight(id);
+                let over = flight.deadline.is_some_and(|at| at <= clock::now());
+                assert!(!ends || !over, "issued when its time was up: event {id}");
+                flight.in_kernel += 1;
+            }
+        }
+        self.tick()
+    }
+
+    /// The kernel is done with an operation.
+    fn leaves(&mut self, op: &Op) {
+        let tick = self.tick();
+        if op.action.is_sync() {
+            *self.syncing.entry(file_of(op.fd)).or_default() -= 1;
+            return;
+        }
+        for id in self.members_of(op) {
+            let flight = self.flight(id);
+            flight.in_kernel -= 1;
+            flight.ended = tick;
+        }
+    }
+
+    /// Asks for an operation back. Its result, where there is one: it did nothing.
+    fn gives_back(&mut self, op: &Op) -> Option<i64> {
+        if !op.action.is_sync() {
+            for id in self.members_of(op) {
+                assert!(self.flight(id).ends(), "nobody wanted event {id} back: {op:?}");
+            }
+        }
+        match self.random.u8(..3) {
+            0 => None,
+            1 => Some(-i64::from(libc::EINTR)),
+            _ => Some(-i64::from(libc::ECANCELED)),
+        }
+    }
+
     /// The events whose bytes the operation moves, in order. Each byte goes between its event's own
     /// memory and its own place in the file.
-    fn members(&mut self, op: &Op) -> Vec<u32> {
+    fn members_of(&mut self, op: &Op) -> Vec<u32> {
         let file = file_of(op.fd);
         let segments: Vec<(usize, usize)> = match op.memory {
             Memory::None => vec![],
@@ -138,7 +239,7 @@ impl World {
         assert!(!op.action.is_transfer() || len == op.len, "{op:?}");
         assert!(segments.len() <= 1024, "more segments than a kernel takes");
         let mut members: Vec<u32> = Vec::new();
-        if !op.action.is_transfer() {
+        if let IOAction::Fallocate(_) = op.action {
             members.push(event_of(op.fd));
         }
         let mut offset = op.offset;
@@ -160,11 +261,22 @@ impl World {
             }
         }
         assert!(members.len() < 2 || op.len <= self.limit, "beyond {}: {op:?}", self.limit);
+        members
+    }
+
+    /// The same, for an operation that is done now.
+    fn members(&mut self, op: &Op) -> Vec<u32> {
+        let members = self.members_of(op);
         for (number, id) in members.iter().enumerate() {
             let flight = self.flight(*id);
             flight.operations += 1;
             assert!(flight.last.is_none(), "an operation after the last: event {id}, {op:?}");
-            assert!(!flight.alone || members.len() == 1, "event {id} has to be alone: {op:?}");
+            let alone = flight.alone || flight.flags & flags::ALONE != 0;
+            assert!(!alone || members.len() == 1, "event {id} has to be alone: {op:?}");
+            assert_eq!(flight.flags, op.flags, "event {id}: {op:?}");
+            assert_eq!(flight.priority, op.priority, "event {id}: {op:?}");
+            let whole = flight.moved == 0 && flight.len as u64 == op.len;
+            assert!(op.flags & flags::ATOMIC == 0 || whole, "event {id}, split: {op:?}");
             if number > 0 && !std::mem::replace(&mut flight.followed, true) {
                 self.merged += 1;
             }
@@ -180,8 +292,9 @@ impl World {
     fn fail(&mut self, op: &Op, members: &[u32], errno: i32) -> i64 {
         let file = &self.files[file_of(op.fd)];
         let own = [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::EINVAL];
-        let apart = op.action == IOAction::Read
-            || own.contains(&errno) && !file.is(libc::O_SYNC) && !file.is(libc::O_DSYNC);
+        let durable =
+            file.is(libc::O_SYNC) || file.is(libc::O_DSYNC) || op.flags & flags::DSYNC != 0;
+        let apart = op.action == IOAction::Read || own.contains(&errno) && !durable;
         for id in members {
             let flight = self.flight(*id);
             match members {
@@ -193,15 +306,25 @@ impl World {
     }
 
     /// Does an operation as a kernel might, and says how it ended.
-    fn perform(&mut self, op: &Op) -> i64 {
-        let members = self.members(op);
+    fn perform(&mut self, op: &Op, started: u64) -> i64 {
         self.operations += 1;
+        if self.ends {
+            clock::advance(Duration::from_micros(self.random.u64(..400)));
+        }
+        if op.action.is_sync() {
+            let result = match self.happens(self.trouble.fail) {
+                true => -i64::from(libc::EIO),
+                false => 0,
+            };
+            let (file, fsync) = (file_of(op.fd), op.action == IOAction::Fsync);
+            self.syncs.push(Sync { file, fsync, started, result });
+            return result;
+        }
+        let members = self.members(op);
         let again = self.happens(self.trouble.again);
         let fail = self.happens(self.trouble.fail);
         let short = self.happens(self.trouble.short);
-        let first = members[0];
         if !op.action.is_transfer() {
-            assert_eq!(self.flight(first).operations, 1, "a sync was retried: event {first}");
             if fail {
                 return self.fail(op, &members, libc::EIO);
             }
@@ -212,12 +335,18 @@ impl World {
             }
             return 0;
         }
+        if again && op.flags & flags::NOWAIT != 0 && self.random.bool() {
+            return self.fail(op, &members, libc::EAGAIN);
+        }
+        if again && op.flags & flags::NOWAIT != 0 {
+            return -i64::from(libc::EINTR);
+        }
         if again {
             return -i64::from(if self.random.bool() { libc::EAGAIN } else { libc::EINTR });
         }
         if fail {
             // Reads have a meaning of their own for EINVAL.
-            let errnos = [libc::EIO, libc::EBADF, libc::ENODEV, libc::EDQUOT, libc::EINVAL];
+            let errnos = [libc::EIO, libc::EBADF, libc::EOPNOTSUPP, libc::EDQUOT, libc::EINVAL];
             let kinds = if op.action == IOAction::Read { 4 } else { 5 };
             let errno = errnos[self.random.usize(..kinds)];
             return self.fail(op, &members, errno);
@@ -268,7 +397,10 @@ impl World {
                 return self.fail(op, members, libc::EIO);
             }
         }
-        if short && whole > 1 {
+        if op.flags & flags::ATOMIC != 0 && whole < op.len as usize {
+            return self.fail(op, members, libc::ENOSPC);
+        }
+        if short && whole > 1 && op.flags & flags::ATOMIC == 0 {
             let limit = whole;
             whole = self.random.usize(1..whole);
             if direct {
@@ -321,9 +453,38 @@ enum Role {
 #[derive(Default)]
 pub(crate) struct Sim {
     role: Role,
-    queued: Vec<(u32, Op)>,
-    taken: Vec<(u32, Op)>,
+    queued: Vec<Task>,
+    taken: Vec<Task>,
     refusals: u32,
+}
+
+/// An operation that an interface has.
+struct Task {
+    slot: u64,
+    op: Op,
+    /// When it came.
+    since: u64,
+    /// It was given back, and does nothing.
+    given_back: Option<i64>,
+}
+
+impl Task {
+    fn new(world: &mut World, slot: u64, op: Op) -> Self {
+        Task { slot, op, since: world.arrives(&op), given_back: None }
+    }
+
+    /// Does the operation, and says how it ended.
+    fn perform(self, world: &mut World) -> i64 {
+        let result = match self.given_back {
+            Some(result) => {
+                world.operations += 1;
+                result
+            }
+            None => world.perform(&self.op, self.since),
+        };
+        world.leaves(&self.op);
+        result
+    }
 }
 
 // SAFETY: made and used on one thread, whose world it works on.
@@ -343,8 +504,9 @@ impl Sim {
                 break;
             }
             let next = world.random.usize(..self.taken.len());
-            let (slot, op) = self.taken.swap_remove(next);
-            done.push(Done { slot, result: world.perform(&op) });
+            let task = self.taken.swap_remove(next);
+            let slot = task.slot as u32;
+            done.push(Done { slot, result: task.perform(world) });
             completed += 1;
         }
         if self.role == Role::Pool {
@@ -354,39 +516,65 @@ impl Sim {
 
     fn breaks(&mut self, world: &mut World, done: &mut Vec<Done>) -> Entered {
         world.broken = true;
-        for (slot, op) in self.taken.drain(..) {
-            let result = if world.random.bool() {
-                world.perform(&op)
-            } else {
-                world.operations += 1;
-                let members = world.members(&op);
-                world.fail(&op, &members, libc::EPERM)
+        for task in self.taken.drain(..) {
+            let slot = task.slot as u32;
+            let result = match world.random.bool() {
+                true => task.perform(world),
+                false => {
+                    let result = world.lose(&task.op, task.since, libc::EPERM);
+                    world.leaves(&task.op);
+                    result
+                }
             };
             done.push(Done { slot, result });
         }
-        done.extend(self.queued.drain(..).map(|(slot, _)| Done { slot, result: NOT_TAKEN }));
+        for task in self.queued.drain(..) {
+            world.leaves(&task.op);
+            done.push(Done { slot: task.slot as u32, result: NOT_TAKEN });
+        }
         Entered::Broken(libc::EPERM)
     }
 }
 
 impl World {
+    /// An operation is done, or not, and nobody can tell any more.
+    fn lose(&mut self, op: &Op, started: u64, errno: i32) -> i64 {
+        self.operations += 1;
+        let result = -i64::from(errno);
+        if op.action.is_sync() {
+            let (file, fsync) = (file_of(op.fd), op.action == IOAction::Fsync);
+            self.syncs.push(Sync { file, fsync, started, result });
+            return result;
+        }
+        let members = self.members(op);
+        self.fail(op, &members, errno)
+    }
+
     /// How many completions a wait must bring, of those that can come.
     fn wait_for(&mut self, wait: Wait, taken: usize) -> usize {
         let Wait::For(min, timeout) = wait else { return 0 };
+        if let Some(time) = timeout.filter(|_| self.ends && self.random.u8(..3) == 0) {
+            clock::advance(time);
+            return 0;
+        }
         if self.in_pool > 0 {
             assert!(self.announced, "a wait that the pool cannot end");
             assert!(min <= 1, "a wait for more than the first of either");
             return if self.random.bool() { 0 } else { taken.min(1) };
         }
         let min = min as usize;
-        assert!(timeout.is_some() || min <= taken, "a wait without an end");
+        assert!(self.ends && timeout.is_some() || min <= taken, "a wait without an end");
+        if let Some(time) = timeout.filter(|_| min > taken) {
+            clock::advance(time);
+        }
         min.min(taken)
     }
 }
 
 impl Interface for Sim {
     fn prep(&mut self, slot: u32, op: &Op) -> Prep {
-        let known = |(other, _): &(u32, Op)| *other == slot;
+        meanwhile();
+        let known = |task: &Task| task.slot == u64::from(slot);
         assert!(
             !self.queued.iter().any(known) && !self.taken.iter().any(known),
             "slot {slot} is used"
@@ -404,7 +592,7 @@ impl Interface for Sim {
             } else {
                 world.in_pool += 1;
             }
-            self.queued.push((slot, *op));
+            self.queued.push(Task::new(world, slot.into(), *op));
             Prep::Queued
         })
     }
@@ -414,11 +602,16 @@ impl Interface for Sim {
     }
 
     fn enter(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
+        meanwhile();
         with_world(|world| {
             if self.role == Role::Pool {
                 self.taken.append(&mut self.queued);
                 let wanted = match wait {
                     Wait::No => 0,
+                    Wait::For(_, Some(time)) if self.taken.is_empty() || world.random.bool() => {
+                        clock::advance(time);
+                        0
+                    }
                     Wait::For(min, _) => self.taken.len().min(min as usize),
                 };
                 self.complete(world, wanted, done);
@@ -458,6 +651,15 @@ impl Interface for Sim {
         Ok(())
     }
 
+    fn cancel(&mut self, slot: u32) -> bool {
+        let is_it = |task: &&mut Task| task.slot == u64::from(slot);
+        let all = self.taken.iter_mut().chain(&mut self.queued);
+        let Some(task) = { all }.find(is_it) else { return false };
+        assert!(task.given_back.is_none(), "asked for slot {slot} twice");
+        with_world(|world| task.given_back = world.gives_back(&task.op));
+        true
+    }
+
     fn system_calls(&self) -> u64 {
         0
     }
@@ -488,7 +690,7 @@ impl Behind for Sim {
 /// batch, stops at one that it refuses, and says why only when that one comes first.
 #[derive(Default)]
 pub(crate) struct SimAio {
-    taken: Vec<(u64, Op)>,
+    taken: Vec<Task>,
     completed: Vec<IoEvent>,
     watching: bool,
     refusals: u32,
@@ -539,14 +741,17 @@ impl SimAio {
                 break;
             }
             let next = world.random.usize(..self.taken.len());
-            let (data, op) = self.taken.swap_remove(next);
-            self.completed.push(IoEvent { data, result: world.perform(&op), ..IoEvent::default() });
+            let task = self.taken.swap_remove(next);
+            let data = task.slot;
+            let result = task.perform(world);
+            self.completed.push(IoEvent { data, result, ..IoEvent::default() });
         }
     }
 }
 
 impl Calls for SimAio {
     fn submit(&mut self, batch: &[*mut Iocb]) -> Result<usize, i32> {
+        meanwhile();
         with_world(|world| {
             if world.random.u16(..) < world.trouble.breaks.into() && !batch.is_empty() {
                 world.broken = true;
@@ -572,9 +777,8 @@ impl Calls for SimAio {
                     }
                     self.rejected = None;
                     let op = Self::operation(&iocb);
-                    world.operations += 1;
-                    let members = world.members(&op);
-                    world.fail(&op, &members, libc::EBADF);
+                    let now = world.tick();
+                    world.lose(&op, now, libc::EBADF);
                     return Err(libc::EBADF);
                 }
                 if again {
@@ -583,7 +787,7 @@ impl Calls for SimAio {
                 }
                 self.refusals = 0;
                 assert!(self.rejected.is_none(), "a refused operation was passed over");
-                self.taken.push((iocb.data, Self::operation(&iocb)));
+                self.taken.push(Task::new(world, iocb.data, Self::operation(&iocb)));
                 taken += 1;
             }
             Ok(taken)
