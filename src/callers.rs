@@ -1,35 +1,113 @@
-//! What callers do on their own threads, as far as syncs have to know of it: the writes that a
-//! barrier waits for, and which descriptor has a sync running.
+//! What callers do on their own threads, as far as others have to know of it: the writes that a
+//! barrier waits for, and whose turn it is to sync a descriptor.
+//!
+//! One sync of a descriptor runs at a time. Whoever comes meanwhile waits; whoever is next, a caller
+//! or the reactor, syncs for all that wait when it starts.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread::Thread;
 
 use crate::gate::lock;
 use crate::ledger::{Admission, Refused};
 
 #[derive(Default)]
 pub(crate) struct Callers {
-    list: Mutex<Vec<Running>>,
+    list: Mutex<List>,
     /// Something ended that the reactor waits for.
     ended: AtomicBool,
 }
 
-struct Running {
-    what: What,
+#[derive(Default)]
+struct List {
+    writes: Vec<Write>,
+    syncs: Vec<Sync>,
+}
+
+struct Write {
     fd: RawFd,
-    /// In the order of acceptance; 0 for the reactor's.
+    /// In the order of acceptance.
     number: u64,
     /// The reactor waits for its end.
     awaited: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum What {
-    Write,
-    Sync,
-    /// The reactor runs it, or has it from a caller and will.
-    ReactorsSync,
+/// A sync that runs, or is about to.
+struct Sync {
+    fd: RawFd,
+    /// Whose it is: the reactor's, or a caller's.
+    reactors: bool,
+    /// It runs; otherwise its turn has come, and all that wait may still join it.
+    runs: bool,
+    /// The reactor has syncs that come next.
+    reactor_waits: bool,
+    waiting: Vec<Arc<Waiter>>,
+}
+
+/// A caller that waits for its turn, or for somebody who syncs for it.
+pub(crate) struct Waiter {
+    thread: Thread,
+    /// It wants an fsync, not only an fdatasync.
+    pub whole: bool,
+    /// [`WAITS`], [`LEADS`], or the result.
+    state: AtomicI64,
+}
+
+const WAITS: i64 = 1;
+const LEADS: i64 = 2;
+
+/// How it stands with a waiter.
+pub(crate) enum Turn {
+    Waits,
+    /// It is its turn to sync, for itself and all that wait.
+    Leads,
+    /// Somebody synced for it, with this result.
+    Done(i64),
+}
+
+impl Waiter {
+    pub(crate) fn turn(&self) -> Turn {
+        match self.state.load(SeqCst) {
+            WAITS => Turn::Waits,
+            LEADS => Turn::Leads,
+            result => Turn::Done(result),
+        }
+    }
+
+    fn wake(&self, state: i64) {
+        // The waiter may be gone as soon as it sees the state: its thread is asked for before.
+        let thread = self.thread.clone();
+        self.state.store(state, SeqCst);
+        thread.unpark();
+    }
+
+    /// Tells the result: 0 or a negated errno.
+    pub(crate) fn finish(&self, result: i64) {
+        self.wake(result.min(0));
+    }
+}
+
+impl List {
+    fn sync(&mut self, fd: RawFd) -> Option<&mut Sync> {
+        self.syncs.iter_mut().find(|sync| sync.fd == fd)
+    }
+
+    /// The sync of a descriptor is over: the next has its turn. True where that is the reactor's.
+    fn pass_on(&mut self, fd: RawFd) -> bool {
+        let Some(at) = self.syncs.iter().position(|sync| sync.fd == fd) else { return false };
+        let sync = &mut self.syncs[at];
+        sync.runs = false;
+        sync.reactors = std::mem::take(&mut sync.reactor_waits);
+        if !sync.reactors {
+            match sync.waiting.is_empty() {
+                true => drop(self.syncs.swap_remove(at)),
+                false => sync.waiting.remove(0).wake(LEADS),
+            }
+            return false;
+        }
+        true
+    }
 }
 
 impl Callers {
@@ -42,40 +120,81 @@ impl Callers {
     ) -> Result<Admission, Refused> {
         let mut list = lock(&self.list);
         let admission = accept()?;
-        let number = admission.number();
-        list.push(Running { what: What::Write, fd, number, awaited: false });
+        list.writes.push(Write { fd, number: admission.number(), awaited: false });
         Ok(admission)
     }
 
-    /// A caller is about to sync; `None` where a sync of the descriptor runs, which it must not join,
-    /// unless it has to go `beside` that.
-    pub(crate) fn sync(
-        &self,
-        fd: RawFd,
-        beside: bool,
-        accept: impl FnOnce() -> Result<Admission, Refused>,
-    ) -> Result<Option<Admission>, Refused> {
+    /// What a caller wrote is done. Whether the reactor has to be told.
+    pub(crate) fn end_write(&self, number: u64) -> bool {
         let mut list = lock(&self.list);
-        if !beside && list.iter().any(|running| running.fd == fd && running.what != What::Write) {
-            return Ok(None);
-        }
-        let admission = accept()?;
-        let number = admission.number();
-        list.push(Running { what: What::Sync, fd, number, awaited: false });
-        Ok(Some(admission))
-    }
-
-    /// What a caller did is done. Whether the reactor has to be told.
-    pub(crate) fn end(&self, number: u64) -> bool {
-        let mut list = lock(&self.list);
-        let mine =
-            |running: &Running| running.number == number && running.what != What::ReactorsSync;
-        let Some(at) = list.iter().position(mine) else { return false };
-        let awaited = list.swap_remove(at).awaited;
+        let Some(at) = list.writes.iter().position(|write| write.number == number) else {
+            return false;
+        };
+        let awaited = list.writes.swap_remove(at).awaited;
         if awaited {
             self.ended.store(true, SeqCst);
         }
         awaited
+    }
+
+    /// Whether callers write to the descriptor what was accepted before. If so, the reactor is told of
+    /// their end.
+    pub(crate) fn write_before(&self, fd: RawFd, number: u64) -> bool {
+        let mut any = false;
+        for write in lock(&self.list).writes.iter_mut() {
+            if write.fd == fd && write.number < number {
+                write.awaited = true;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// A caller, already accepted, wants to sync a descriptor: now, or when its waiter says so.
+    pub(crate) fn want_sync(&self, fd: RawFd, whole: bool) -> Option<Arc<Waiter>> {
+        let mut list = lock(&self.list);
+        let Some(sync) = list.sync(fd) else {
+            let waiting = Vec::new();
+            let sync = Sync { fd, reactors: false, runs: false, reactor_waits: false, waiting };
+            list.syncs.push(sync);
+            return None;
+        };
+        let state = AtomicI64::new(WAITS);
+        let waiter = Arc::new(Waiter { thread: std::thread::current(), whole, state });
+        sync.waiting.push(waiter.clone());
+        Some(waiter)
+    }
+
+    /// A caller whose turn it is starts. All for whom it syncs.
+    pub(crate) fn start_sync(&self, fd: RawFd) -> Vec<Arc<Waiter>> {
+        let mut list = lock(&self.list);
+        let Some(sync) = list.sync(fd) else { return Vec::new() };
+        sync.runs = true;
+        std::mem::take(&mut sync.waiting)
+    }
+
+    /// The sync of a caller is done. Whether the reactor has to be told.
+    pub(crate) fn end_sync(&self, fd: RawFd) -> bool {
+        let reactors = lock(&self.list).pass_on(fd);
+        if reactors {
+            self.ended.store(true, SeqCst);
+        }
+        reactors
+    }
+
+    /// A caller waits no longer, unless somebody syncs for it already, or its turn has come.
+    pub(crate) fn leave(&self, fd: RawFd, waiter: &Arc<Waiter>) -> bool {
+        let mut list = lock(&self.list);
+        let Some(sync) = list.sync(fd) else { return false };
+        let before = sync.waiting.len();
+        sync.waiting.retain(|other| !Arc::ptr_eq(other, waiter));
+        sync.waiting.len() < before
+    }
+
+    /// Has all callers that wait look at their events again.
+    pub(crate) fn wake_waiters(&self) {
+        let list = lock(&self.list);
+        list.syncs.iter().flat_map(|sync| &sync.waiting).for_each(|waiter| waiter.thread.unpark());
     }
 
     /// Whether something ended that the reactor waits for, since it last asked.
@@ -83,49 +202,57 @@ impl Callers {
         self.ended.load(SeqCst) && self.ended.swap(false, SeqCst)
     }
 
-    /// Whether callers write to the descriptor what was accepted before. If so, the reactor is told of
-    /// their end.
-    pub(crate) fn write_before(&self, fd: RawFd, number: u64) -> bool {
-        let mut any = false;
-        for running in lock(&self.list).iter_mut() {
-            if running.what == What::Write && running.fd == fd && running.number < number {
-                running.awaited = true;
-                any = true;
-            }
-        }
-        any
+    /// Descriptors where it is the reactor's turn to sync.
+    pub(crate) fn reactors_turns(&self) -> Vec<RawFd> {
+        let list = lock(&self.list);
+        let turns = list.syncs.iter().filter(|sync| sync.reactors && !sync.runs);
+        turns.map(|sync| sync.fd).collect()
     }
 
-    /// The reactor is about to sync the descriptor. False where a caller does; then the reactor is told
-    /// of its end.
-    pub(crate) fn begin_sync(&self, fd: RawFd) -> bool {
+    /// The reactor wants to sync a descriptor. The callers for whom it does so too; `None` where it is
+    /// a caller's turn, and the reactor's is next.
+    pub(crate) fn begin_reactors_sync(&self, fd: RawFd) -> Option<Vec<Arc<Waiter>>> {
         let mut list = lock(&self.list);
-        let callers = |running: &&mut Running| running.fd == fd && running.what == What::Sync;
-        match list.iter_mut().find(callers) {
-            Some(running) => {
-                running.awaited = true;
-                false
+        match list.sync(fd) {
+            Some(sync) if sync.reactors => {
+                sync.runs = true;
+                Some(std::mem::take(&mut sync.waiting))
+            }
+            Some(sync) => {
+                sync.reactor_waits = true;
+                None
             }
             None => {
-                list.push(Running { what: What::ReactorsSync, fd, number: 0, awaited: false });
-                true
+                let waiting = Vec::new();
+                let sync = Sync { fd, reactors: true, runs: true, reactor_waits: false, waiting };
+                list.syncs.push(sync);
+                Some(Vec::new())
             }
         }
     }
 
-    /// The reactor's sync of the descriptor is done.
-    pub(crate) fn end_sync(&self, fd: RawFd) {
-        let reactors = |running: &Running| running.fd == fd && running.what == What::ReactorsSync;
+    /// The reactor's sync of the descriptor is done; `more` where it has others that come next.
+    pub(crate) fn end_reactors_sync(&self, fd: RawFd, more: bool) {
         let mut list = lock(&self.list);
-        if let Some(at) = list.iter().position(reactors) {
-            list.swap_remove(at);
+        if let Some(sync) = list.sync(fd) {
+            sync.reactor_waits = more;
+        }
+        list.pass_on(fd);
+    }
+
+    /// The reactor has nothing to sync on a descriptor, though it may have had.
+    pub(crate) fn reactor_waives(&self, fd: RawFd) {
+        let mut list = lock(&self.list);
+        match list.sync(fd) {
+            Some(sync) if sync.reactors && !sync.runs => drop(list.pass_on(fd)),
+            Some(sync) => sync.reactor_waits = false,
+            None => {}
         }
     }
 
-    /// Whether the reactor syncs the descriptor now: when that is done, it looks at what was submitted
-    /// meanwhile, without being woken.
-    pub(crate) fn reactor_syncs(&self, fd: RawFd) -> bool {
-        let reactors = |running: &Running| running.fd == fd && running.what == What::ReactorsSync;
-        lock(&self.list).iter().any(reactors)
+    /// Whether the reactor will look at what is submitted now without being woken: it syncs the
+    /// descriptor, or is next.
+    pub(crate) fn reactor_comes(&self, fd: RawFd) -> bool {
+        lock(&self.list).sync(fd).is_some_and(|sync| sync.reactors || sync.reactor_waits)
     }
 }

@@ -17,6 +17,7 @@ use once_cell::sync::OnceCell;
 
 use crate::attempt::{outcome, Attempt, Verdict};
 use crate::callback_worker::IOWorkers;
+use crate::callers::Turn;
 use crate::clock;
 use crate::driver::backed::Backed;
 use crate::driver::choice::{choose, Choice, Chosen, Passed, Wish};
@@ -32,7 +33,7 @@ use crate::log::{explain, log, Level};
 use crate::merge::{self, Submit, MAX_LIMIT};
 use crate::reactor::{count_in, report_stall, Core, PollEnd, Polled, Reactor, Settings};
 use crate::stats::{Counters, Published};
-use crate::tasks::{IOAction, IOCallback, IOEvent, Link, Unfit};
+use crate::tasks::{IOAction, IOCallback, IOEvent, Link, Op, Unfit};
 use crate::thread::{here, in_callback_of, spawn, Here, NO_THREAD};
 use crate::wake::{new_eventfd, write_eventfd, WakeUp};
 
@@ -612,8 +613,8 @@ impl<C: IOCallback> Shared<C> {
             if core.time_of(deadline) < core.looks_at.load(SeqCst) {
                 return self.wake_up.wake_busy();
             }
-        } else if alone_sync.is_some_and(|fd| core.callers.reactor_syncs(fd)) {
-            // It has to wait for that, whose end wakes the reactor.
+        } else if alone_sync.is_some_and(|fd| core.callers.reactor_comes(fd)) {
+            // It has to wait for a sync, whose end wakes the reactor.
             return;
         }
         self.wake_up.wake();
@@ -635,10 +636,10 @@ impl<C: IOCallback> Shared<C> {
                 write_eventfd(fd.as_raw_fd());
             }
         } else {
-            // It may be among what was gathered.
+            // It may be among what was gathered, or a caller's that waits for a sync.
             self.flush_gathered();
-            self.core.news.store(true, SeqCst);
-            self.wake_up.wake_busy();
+            self.core.callers.wake_waiters();
+            self.tell_reactor();
         }
         Ok(())
     }
@@ -651,38 +652,99 @@ impl<C: IOCallback> Shared<C> {
         }
         let here = here();
         self.launch(event, here)?;
-        // What the calling thread cannot do by itself.
+        // What the calling thread cannot do by itself; the owner of a polled context cannot sleep until
+        // its own reactor's sync is done.
+        let sync = event.action().is_some_and(IOAction::is_sync) && self.config.sync_groups;
+        let reactors_turn =
+            sync && self.config.polled && self.core.callers.reactor_comes(event.fd());
         let is_reactors = event.is_barrier() || event.is_timed() || event.priority() != 0;
-        let accepted = match is_reactors {
-            true => Ok(None),
-            false => self.accept_here(event, here).map_err(|_| libc::ESHUTDOWN),
+        if is_reactors || reactors_turn {
+            return self.run_there(event, here).inspect_err(|_| event.abort_launch());
+        }
+        let accept = || self.ledger().accept(false);
+        let accepted = match event.action() {
+            Some(IOAction::Write) => self.core.callers.write(event.fd(), accept),
+            _ => accept(),
         };
-        let result = match accepted {
-            Ok(Some(admission)) => Ok(self.run_here(event, admission)),
-            Ok(None) => self.run_there(event, here),
-            Err(errno) => Err(errno),
-        };
-        result.inspect_err(|_| event.abort_launch())
+        let admission = accepted.map_err(|_| {
+            event.abort_launch();
+            libc::ESHUTDOWN
+        })?;
+        event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
+        // In a callback, the end of another one's sync might wait for this one's.
+        Ok(match sync && !here.in_callback {
+            true => self.sync_here(event, admission),
+            false => self.run_here(event, admission),
+        })
     }
 
-    /// Counts in an event that the calling thread does; `None` where it has to wait for another.
-    fn accept_here(&self, event: &IOEvent<C>, here: Here) -> Result<Option<Admission>, Refused> {
-        let accept = || self.ledger().accept(false);
-        match event.action() {
-            Some(IOAction::Write) => self.core.callers.write(event.fd(), accept).map(Some),
-            Some(action) if action.is_sync() && self.config.sync_groups => {
-                // In a callback, the other one's end might wait for this one.
-                self.core.callers.sync(event.fd(), here.in_callback, accept)
+    /// Syncs on the calling thread, for all that wait by then; or waits for somebody who does.
+    fn sync_here(&self, event: &mut IOEvent<C>, admission: Admission) -> i64 {
+        let callers = &self.core.callers;
+        let fd = event.fd();
+        let whole = event.action() == Some(IOAction::Fsync);
+        if let Some(waiter) = callers.want_sync(fd, whole) {
+            loop {
+                match waiter.turn() {
+                    Turn::Leads => break,
+                    Turn::Done(result) => {
+                        let joined = Counters { syncs_joined: 1, ..Counters::default() };
+                        return self.finish_here(event, admission, result, joined);
+                    }
+                    Turn::Waits => {}
+                }
+                if let Some(errno) = event.ending(clock::now) {
+                    if callers.leave(fd, &waiter) {
+                        let none = Counters::default();
+                        return self.finish_here(event, admission, -i64::from(errno), none);
+                    }
+                }
+                std::thread::park();
             }
-            _ => accept().map(Some),
+        }
+        let followers = callers.start_sync(fd);
+        let mut op = event.next_op();
+        if followers.iter().any(|follower| follower.whole) {
+            op.action = IOAction::Fsync;
+        }
+        let (result, age) = self.call(&op);
+        let counters = Counters { operations: 1, system_calls: 1, ..Counters::default() };
+        if callers.end_sync(fd) {
+            self.tell_reactor();
+        }
+        followers.iter().for_each(|follower| follower.finish(result));
+        let result = self.finish_here(event, admission, result.min(0), counters);
+        self.report_stall(&op, age);
+        result
+    }
+
+    /// Does an operation on the calling thread. How it ended, and how long it took where that matters.
+    fn call(&self, op: &Op) -> (i64, Duration) {
+        if self.config.stall_ms == 0 {
+            return (direct::run(op), Duration::ZERO);
+        }
+        let begun = clock::now();
+        (direct::run(op), clock::now() - begun)
+    }
+
+    /// Outside of everything: the program may do anything in its log function.
+    fn report_stall(&self, op: &Op, age: Duration) {
+        let limit = Duration::from_millis(self.config.stall_ms.into());
+        if age > Duration::ZERO && age >= limit {
+            report_stall(op, age);
         }
     }
 
+    fn tell_reactor(&self) {
+        self.core.news.store(true, SeqCst);
+        self.wake_up.wake_busy();
+    }
+
+    /// Does an event on the calling thread.
     fn run_here(&self, event: &mut IOEvent<C>, admission: Admission) -> i64 {
-        event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
         let mut counters = Counters::default();
         let mut attempt = Attempt::default();
-        let mut stalled = Vec::new();
+        let mut longest = None;
         let result = loop {
             if let Some(errno) = event.ending(clock::now) {
                 break -i64::from(errno);
@@ -693,17 +755,29 @@ impl<C: IOCallback> Shared<C> {
             }
             counters.operations += 1;
             counters.system_calls += 1;
-            let begun = (self.config.stall_ms > 0).then(clock::now);
-            let verdict = attempt.judge(event, direct::run(&op), &mut counters);
-            if let Some(age) = begun.map(|begun| clock::now() - begun) {
-                if age >= Duration::from_millis(self.config.stall_ms.into()) {
-                    stalled.push((op, age));
-                }
+            let (result, age) = self.call(&op);
+            if longest.is_none_or(|(_, longest)| age > longest) {
+                longest = Some((op, age));
             }
-            if let Verdict::Complete(result) = verdict {
+            if let Verdict::Complete(result) = attempt.judge(event, result, &mut counters) {
                 break result;
             }
         };
+        let result = self.finish_here(event, admission, result, counters);
+        if let Some((op, age)) = longest {
+            self.report_stall(&op, age);
+        }
+        result
+    }
+
+    /// Completes an event that the calling thread did.
+    fn finish_here(
+        &self,
+        event: &mut IOEvent<C>,
+        admission: Admission,
+        result: i64,
+        mut counters: Counters,
+    ) -> i64 {
         let result = outcome(event, result);
         counters.failed += u64::from(result < 0);
         self.callers.add(&counters);
@@ -713,10 +787,8 @@ impl<C: IOCallback> Shared<C> {
         if result < 0 && write {
             self.ledger().write_failed(event.fd(), number, -result as i32);
         }
-        let sync = event.action().is_some_and(IOAction::is_sync);
-        if (write || sync) && self.core.callers.end(number) {
-            self.core.news.store(true, SeqCst);
-            self.wake_up.wake_busy();
+        if write && self.core.callers.end_write(number) {
+            self.tell_reactor();
         }
         self.ledger().start(admission);
         if result < 0 && write {
@@ -724,8 +796,6 @@ impl<C: IOCallback> Shared<C> {
         }
         event.release();
         self.ledger().finish(admission);
-        // The program may do anything in there, also wait for this one.
-        stalled.iter().for_each(|(op, age)| report_stall(op, *age));
         if let (Seat::Owner(seat), 1..) = (&self.seat, self.ledger().in_flight()) {
             // Where the reactor is busy, it comes by itself to what this would do.
             let _ = seat.with(|reactor| reactor.poll(&self.core, 0, None));

@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn a_drain_is_not_held_up_by_another() {
         let ledger = Ledger::new(4, false);
-        let mut finish = |admission| {
+        let finish = |admission| {
             ledger.start(admission);
             ledger.finish(admission);
         };

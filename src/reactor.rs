@@ -16,7 +16,7 @@ use once_cell::sync::OnceCell;
 use crate::alarm::Alarm;
 use crate::attempt::{outcome, Attempt, Verdict};
 use crate::callback_worker::{hand_back, Delivery};
-use crate::callers::Callers;
+use crate::callers::{Callers, Waiter};
 use crate::clock;
 use crate::driver::direct::FileSizeSignal;
 use crate::driver::{forbidden, Done, Entered, Interface, Prep, Wait, NOT_TAKEN};
@@ -112,6 +112,8 @@ struct Slot<C> {
     in_kernel: bool,
     asked_back: bool,
     since: Option<Instant>,
+    /// Callers that wait for the same sync.
+    followers: Vec<Arc<Waiter>>,
 }
 
 impl<C> Slot<C> {
@@ -189,6 +191,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             in_kernel: false,
             asked_back: false,
             since: None,
+            followers: Vec::new(),
         };
         Reactor {
             interface,
@@ -356,10 +359,14 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// everything else without being in its way.
     fn start_syncs(&mut self, core: &Core<C>) {
         let failure = |fd, number| core.ledger.failure_before(fd, number);
-        let begin = |fd| core.callers.begin_sync(fd);
-        while let Some(next) = self.syncs.next(!self.free.is_empty(), failure, begin) {
+        while let Some(next) = self.syncs.next(!self.free.is_empty(), failure, &core.callers) {
             match next {
-                Next::Start(run) => self.hold(core, run),
+                Next::Start(run, followers) => {
+                    if let Some(number) = self.free.last() {
+                        self.slots[*number as usize].followers = followers;
+                    }
+                    self.hold(core, run);
+                }
                 Next::Failed(event, errno) => self.finish(core, event, -i64::from(errno)),
             }
         }
@@ -393,6 +400,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             self.sweep(core);
             if core.callers.take_ended() {
                 self.syncs.callers_ended(|fd, number| core.callers.write_before(fd, number));
+                core.callers.reactors_turns().into_iter().for_each(|fd| self.syncs.look_at(fd));
             }
             if cancelled {
                 return self.look_over(core);
@@ -423,7 +431,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
                     at(event.deadline());
                 }
             }
-            if slot.in_kernel && all_end && !slot.asked_back {
+            if slot.in_kernel && all_end && !slot.asked_back && slot.followers.is_empty() {
                 slot.asked_back = self.interface.cancel(number as u32);
             }
             if let Some((since, stall)) = slot.since.zip(stall).filter(|_| slot.in_kernel) {
@@ -537,7 +545,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         if slot.is_joined_transfer() && event.chain().any(|event| ending(event).is_some()) {
             slot.apart = true;
             slot.attempt.part(event);
-        } else if event.is_joined() && !slot.apart {
+        } else if event.is_joined() && !slot.apart || !slot.followers.is_empty() {
             return false;
         }
         let errno = ending(event);
@@ -576,8 +584,14 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let first = next.as_ref().map(|event| (event.fd(), event.action()));
         if let Some((fd, Some(action))) = first.filter(|_| self.sync_groups) {
             if action.is_sync() {
-                core.callers.end_sync(fd);
+                let followers = std::mem::take(&mut slot.followers);
+                // With all that came meanwhile, so that no caller overtakes it.
+                if self.lanes.is_some() {
+                    self.sweep(core);
+                }
+                core.callers.end_reactors_sync(fd, self.syncs.has_ready(fd));
                 self.syncs.ended(fd);
+                followers.iter().for_each(|follower| follower.finish(result));
             }
         }
         while let Some(event) = next {
@@ -771,6 +785,11 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             if let Some(lanes) = &self.lanes {
                 lanes.awake();
             }
+            if self.syncs.has_news() && self.untold() > 0 {
+                // The disk first: the next sync starts before all that this one answers are woken.
+                self.fill(core);
+                self.turn(core, Wait::No);
+            }
             self.deliver(core);
         }
     }
@@ -838,9 +857,13 @@ impl<C> Slot<C> {
     /// The next operation of its event, or of all that travel with it.
     fn operation(&self) -> Op {
         let Some(event) = &self.event else { unreachable!("an operation without an event") };
-        match self.is_joined_transfer() {
-            true => self.segments.operation(event),
-            false => event.next_op(),
+        if self.is_joined_transfer() {
+            return self.segments.operation(event);
+        }
+        let op = event.next_op();
+        match self.followers.iter().any(|follower| follower.whole) {
+            true => Op { action: IOAction::Fsync, ..op },
+            false => op,
         }
     }
 }

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
+use crate::callers::{Callers, Waiter};
 use crate::merge::join;
 use crate::tasks::{IOAction, IOEvent};
 
@@ -31,6 +33,18 @@ struct Held<C> {
     wait: Wait,
 }
 
+impl<C> Held<C> {
+    /// A barrier whose writes are done.
+    fn has_passed(&self) -> bool {
+        self.wait == Wait::Writes { here: 0, callers: false }
+    }
+
+    /// It waits for nothing but its turn.
+    fn is_ready(&self) -> bool {
+        self.wait == Wait::Nothing || self.has_passed()
+    }
+}
+
 /// What keeps a sync from the next group.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wait {
@@ -46,8 +60,8 @@ enum Wait {
 
 /// What comes of a sync that waited.
 pub(crate) enum Next<C> {
-    /// To be issued: one, or several joined.
-    Start(IOEvent<C>),
+    /// To be issued: one, or several joined, and callers for whom it is done too.
+    Start(IOEvent<C>, Vec<Arc<Waiter>>),
     /// A barrier whose writes failed with this errno.
     Failed(IOEvent<C>, i32),
 }
@@ -97,7 +111,7 @@ impl<C> Syncs<C> {
         self.files.entry(fd).or_insert_with(new)
     }
 
-    fn look_at(&mut self, fd: RawFd) {
+    pub(crate) fn look_at(&mut self, fd: RawFd) {
         let file = self.file(fd);
         if !std::mem::replace(&mut file.looked_at, true) {
             self.look.push_back(fd);
@@ -162,6 +176,11 @@ impl<C> Syncs<C> {
         none_left
     }
 
+    /// Whether some wait for nothing but the end of the one that runs.
+    pub(crate) fn has_ready(&self, fd: RawFd) -> bool {
+        self.files.get(&fd).is_some_and(|file| file.held.iter().any(Held::is_ready))
+    }
+
     /// The running sync of a descriptor is done.
     pub(crate) fn ended(&mut self, fd: RawFd) {
         self.file(fd).running = false;
@@ -169,21 +188,20 @@ impl<C> Syncs<C> {
     }
 
     /// What can go on now. `failure` tells the error that a barrier of this descriptor and number is
-    /// behind; `begin` whether a sync may run, which is asked only where one is `wanted`.
+    /// behind. Syncs start only where they are `wanted`.
     pub(crate) fn next(
         &mut self,
         wanted: bool,
         failure: impl Fn(RawFd, u64) -> Option<i32>,
-        begin: impl Fn(RawFd) -> bool,
+        callers: &Callers,
     ) -> Option<Next<C>> {
         for _ in 0..self.look.len() {
             let fd = self.look.pop_front()?;
             let groups = self.groups;
             let file = self.files.get_mut(&fd)?;
             file.looked_at = false;
-            let passed = |held: &Held<C>| held.wait == Wait::Writes { here: 0, callers: false };
             let failed = file.held.iter().enumerate().find_map(|(at, held)| {
-                let errno = passed(held).then(|| failure(fd, held.number)).flatten()?;
+                let errno = held.has_passed().then(|| failure(fd, held.number)).flatten()?;
                 Some((at, errno))
             });
             if let Some((at, errno)) = failed {
@@ -192,26 +210,30 @@ impl<C> Syncs<C> {
                 self.look_at(fd);
                 return Some(Next::Failed(held.event, errno));
             }
-            let ready = |held: &Held<C>| held.wait == Wait::Nothing || passed(held);
+            let ready = file.held.iter().any(Held::is_ready);
+            if groups && !ready && !file.running {
+                callers.reactor_waives(fd);
+            }
             if file.held.is_empty() && !file.running {
                 self.files.remove(&fd);
                 continue;
             }
-            if groups && file.running || !file.held.iter().any(ready) {
+            if groups && file.running || !ready {
                 // What it waits for will have it looked at.
                 continue;
             }
-            if !wanted || groups && !begin(fd) {
-                if !wanted {
-                    self.look_at(fd);
-                }
+            if !wanted {
+                self.look_at(fd);
                 continue;
             }
+            let begun = if groups { callers.begin_reactors_sync(fd) } else { Some(Vec::new()) };
+            // A caller that has its turn hands it on.
+            let Some(followers) = begun else { continue };
             file.running = groups;
             let mut run = Vec::new();
             let mut at = 0;
             while at < file.held.len() && (groups || run.is_empty()) {
-                match ready(&file.held[at]) {
+                match file.held[at].is_ready() {
                     true => run.push(file.held.remove(at).event),
                     false => at += 1,
                 }
@@ -226,7 +248,7 @@ impl<C> Syncs<C> {
             {
                 run.swap(0, whole);
             }
-            return join(run).map(Next::Start);
+            return join(run).map(|run| Next::Start(run, followers));
         }
         None
     }
@@ -242,7 +264,10 @@ impl<C> Syncs<C> {
         ends: impl Fn(&IOEvent<C>) -> bool,
         mut out: impl FnMut(IOEvent<C>),
     ) {
-        for file in self.files.values_mut() {
+        for (fd, file) in &mut self.files {
+            if !std::mem::replace(&mut file.looked_at, true) {
+                self.look.push_back(*fd);
+            }
             let mut at = 0;
             while at < file.held.len() {
                 if !ends(&file.held[at].event) {
