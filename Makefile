@@ -194,7 +194,7 @@ target/bench/bench: $(filter-out bench/allocs.c,$(wildcard bench/*.c))
 target/bench/bench: BENCH_LIBS := -luring -luv
 target/bench/allocs: bench/allocs.c bench/engine.c bench/file.c | tools-c
 target/bench/bench: | tools-bench
-target/bench/%: bench/bench.h $(HEADER) $(SHARED)
+target/bench/%: $(wildcard bench/*.h) $(HEADER) $(SHARED)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $(filter bench/%.c,$^) $(LINK) $(BENCH_LIBS)
 

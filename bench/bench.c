@@ -21,6 +21,11 @@
  * written before: no extents are converted under the clock. CPU time is that of the whole process,
  * user and system, io_uring's own threads for it included. Not in it: interrupts that hit another
  * process, the kernel's workers (of block layer and file system), and what the host does.
+ *
+ * The cases of commits have threads that each append a record and wait until it is durable: on a
+ * file that was written before from end to end, so that an fdatasync has only the data to write,
+ * and on one that grows, where it has the file system's journal to write as well. Their latencies
+ * are those of every commit, from before its write until it is durable.
  */
 #include "bench.h"
 
@@ -51,6 +56,8 @@ struct test {
     uint32_t block, depth, batch;
     uint32_t queue;         /* events in flight at most; 0: depth, twice that behind a queue */
     uint32_t merge_limit;   /* 0: not about merging */
+    uint32_t threads;       /* 0: not about commits */
+    bool growing;           /* there: the file */
     uint32_t latency_every; /* 0: not measured */
     struct contender sides[MAX_SIDES + 1]; /* the table's ratios are to the first */
 };
@@ -129,11 +136,28 @@ static const struct test tests[] = {
      .direct = true, .block = 4096, .depth = 1, .batch = 1, .merge_limit = LIMIT,
      .latency_every = 1,
      .sides = {{&engine_inline, CHOSEN}, {&engine_inline_merging, CHOSEN}}},
+    {.name = "commit",
+     .what = "32 threads, each: append 512 bytes, wait until durable; file written before",
+     .write = true, .sequential = true,
+     .block = SECTOR, .depth = 128, .batch = 1, .threads = 32, .latency_every = 1,
+     .sides = {{&peer_commit_group, 0}, {&peer_commit_group_writing, 0},
+               {&engine_commit_wait, CHOSEN}, {&peer_commit_alone, 0}, {&peer_commit_uring, 0}}},
+    {.name = "commitgrow",
+     .what = "32 threads, each: append 512 bytes, wait until durable; file growing from nothing",
+     .write = true, .sequential = true, .growing = true,
+     .block = SECTOR, .depth = 128, .batch = 1, .threads = 32, .latency_every = 1,
+     .sides = {{&peer_commit_group, 0}, {&peer_commit_group_writing, 0},
+               {&engine_commit_wait, CHOSEN}, {&peer_commit_alone, 0}, {&peer_commit_uring, 0}}},
+    {.name = "commit1",
+     .what = "one thread: append 512 bytes, wait until durable; file written before",
+     .write = true, .sequential = true,
+     .block = SECTOR, .depth = 128, .batch = 1, .threads = 1, .latency_every = 1,
+     .sides = {{&peer_commit_alone, 0}, {&engine_commit_wait, CHOSEN}, {&peer_commit_uring, 0}}},
 };
 enum { N_TESTS = sizeof tests / sizeof *tests };
 
 /* What is promised, and to be found again in every run. */
-enum kind { SPEED_AT_LEAST, TIME_AT_MOST, CALLS_AT_MOST, CPU_AT_MOST, COST_AT_MOST };
+enum kind { SPEED_AT_LEAST, TIME_AT_MOST, P50_AT_MOST, CALLS_AT_MOST, CPU_AT_MOST, COST_AT_MOST };
 static const struct promise {
     const char *test;
     struct contender side, peer;
@@ -150,6 +174,7 @@ static const struct promise {
     {"cached512", {&engine_inline, URING}, {&peer_uring, 0}, SPEED_AT_LEAST, 0.90},
     {"cached512", {&engine_producer, URING}, {&peer_uring, 0}, SPEED_AT_LEAST, 0.70},
     {"single", {&engine_wait, URING}, {&peer_pread, 0}, TIME_AT_MOST, 1.5},
+    {"direct1", {&engine_wait, URING}, {&peer_pread, 0}, P50_AT_MOST, 1.05},
     {"aio1", {&engine_polled, AIO}, {&peer_aio, 0}, SPEED_AT_LEAST, 0.95},
     {"aio64", {&engine_polled, AIO}, {&peer_aio, 0}, SPEED_AT_LEAST, 0.95},
     {"aio64", {&engine_polled, POOL}, {&engine_polled, AIO}, SPEED_AT_LEAST, 0.90},
@@ -187,6 +212,9 @@ static const struct promise {
      SPEED_AT_LEAST, 0.98},
     {"mergerandom", {&engine_producer_merging, CHOSEN}, {&engine_producer, CHOSEN},
      SPEED_AT_LEAST, 0.98},
+    {"commit", {&engine_commit_wait, CHOSEN}, {&peer_commit_alone, 0}, SPEED_AT_LEAST, 2.00},
+    {"commit", {&engine_commit_wait, CHOSEN}, {&peer_commit_group, 0}, SPEED_AT_LEAST, 1.00},
+    {"commit1", {&engine_commit_wait, CHOSEN}, {&peer_commit_alone, 0}, P50_AT_MOST, 1.05},
 };
 enum { N_PROMISES = sizeof promises / sizeof *promises };
 
@@ -208,8 +236,9 @@ struct options {
 enum { ROOM = DIRECT_FACTOR * MAX_ROUNDS };
 struct outcome {
     unsigned rounds; /* 0: did not run */
-    double iops[ROOM], p50_us[ROOM], calls[ROOM], operations[ROOM];
-    double cost[ROOM]; /* CPU seconds per GiB */
+    double iops[ROOM], p50_us[ROOM], p99_us[ROOM], calls[ROOM], operations[ROOM];
+    double syncs[ROOM]; /* a second */
+    double cost[ROOM];  /* CPU seconds per GiB */
 };
 
 /*
@@ -218,12 +247,15 @@ struct outcome {
  */
 static unsigned rounds_of(const struct test *t, const struct options *o)
 {
-    return t->direct && !t->sequential ? DIRECT_FACTOR * o->rounds : o->rounds;
+    bool close = (t->direct && !t->sequential) || t->threads == 1;
+
+    return close ? DIRECT_FACTOR * o->rounds : o->rounds;
 }
 
+/* Of the first side: among those of commits, it is several times as fast as others. */
 static double seconds_each(const struct test *t, const struct options *o)
 {
-    return t->direct ? o->seconds / 2 : o->seconds;
+    return t->direct || t->threads ? o->seconds / 2 : o->seconds;
 }
 
 /* ---- statistics ------------------------------------------------------------------------------ */
@@ -292,7 +324,7 @@ broken(const struct test *t, const struct contender *c, const char *format, ...)
 }
 
 struct once {
-    double seconds, calls, operations, cpu_seconds, p50_us;
+    double seconds, calls, operations, syncs, cpu_seconds, p50_us, p99_us;
 };
 
 static uint64_t counter(uint64_t (*get)(void *self), void *self)
@@ -342,6 +374,7 @@ static struct once run_once(const struct test *t, const struct contender *c, str
     progress->timed = 0;
     uint64_t calls = counter(side->system_calls, self);
     uint64_t operations = counter(side->operations, self);
+    uint64_t syncs = counter(side->syncs, self);
     uint64_t cpu = cpu_ns(side, self);
     uint64_t start = now_ns();
     if (err == 0)
@@ -350,6 +383,7 @@ static struct once run_once(const struct test *t, const struct contender *c, str
     once.cpu_seconds = (double)(cpu_ns(side, self) - cpu) / 1e9;
     once.operations = (double)(counter(side->operations, self) - operations) / (double)count;
     once.calls = (double)(counter(side->system_calls, self) - calls) / (double)count;
+    once.syncs = (double)(counter(side->syncs, self) - syncs) / once.seconds;
     if (err < 0)
         broken(t, c, "stopped: %s", strerror(-err));
     uint64_t wrong = atomic_load(&progress->wrong) + (work->write ? missing(progress) : 0);
@@ -359,6 +393,7 @@ static struct once run_once(const struct test *t, const struct contender *c, str
     if (progress->timed > 0) {
         qsort(work->latencies, progress->timed, sizeof *work->latencies, by_latency);
         once.p50_us = work->latencies[progress->timed / 2] / 1e3;
+        once.p99_us = work->latencies[progress->timed / 100 * 99] / 1e3;
     }
     side->close(self);
     return once;
@@ -419,7 +454,9 @@ static bool run_test(const struct test *t, const struct options *o, const struct
         .held = t->queue ? t->queue : t->depth,
         .batch = t->batch,
         .merge_limit = t->merge_limit,
-        .blocks = file->size / t->block,
+        .threads = t->threads,
+        .growing = t->growing,
+        .blocks = t->growing ? UINT64_MAX : file->size / t->block,
         .seed = 1,
         .stride = t->merge_limit ? 2 * (size_t)t->block : t->block,
         .latencies = t->latency_every ? malloc(MAX_LATENCIES * sizeof(uint32_t)) : NULL,
@@ -451,7 +488,9 @@ static bool run_test(const struct test *t, const struct options *o, const struct
             outcomes[i].operations[round] = once.operations;
             outcomes[i].cost[round] =
                 once.cpu_seconds / ((double)count * t->block) * (double)(1 << 30);
+            outcomes[i].syncs[round] = once.syncs;
             outcomes[i].p50_us[round] = once.p50_us;
+            outcomes[i].p99_us[round] = once.p99_us;
         }
     }
     free(work.buffers);
@@ -473,9 +512,10 @@ static void print_table(const struct test *t, const struct outcome *outcomes)
     bool merging = t->merge_limit != 0, latency = t->latency_every != 0;
 
     printf("\n%s: %s\n", t->name, t->what);
-    printf("  %-12s %-6s %10s %22s %7s %9s%s%s\n", "side", "driver",
-           t->write ? "writes/s" : "reads/s", "min..max", "ratio", "calls/op",
-           merging ? " kernel/op CPU s/GiB" : "", latency ? "    p50 us" : "");
+    printf("  %-12s %-6s %10s %22s %7s%s%s%s%s\n", "side", "driver",
+           t->threads ? "commits/s" : t->write ? "writes/s" : "reads/s", "min..max", "ratio",
+           t->threads ? "   syncs/s" : "  calls/op", merging ? " kernel/op CPU s/GiB" : "",
+           latency ? "    p50 us" : "", t->threads ? "    p99 us" : "");
     for (unsigned i = 0; t->sides[i].side; i++) {
         const struct contender *c = &t->sides[i];
         const struct outcome *r = &outcomes[i];
@@ -485,13 +525,18 @@ static void print_table(const struct test *t, const struct outcome *outcomes)
         printf("  %-12s %-6s %10.0f %10.0f..%-10.0f %7.3f", c->side->name, driver_of(c),
                iops.median, iops.min, iops.max,
                ratio_of(r->iops, outcomes[0].iops, r->rounds).median);
-        print_median(c->side->system_calls, r->calls, r->rounds, 4);
+        if (t->threads)
+            print_median(true, r->syncs, r->rounds, 0);
+        else
+            print_median(c->side->system_calls, r->calls, r->rounds, 4);
         if (merging) {
             print_median(c->side->operations, r->operations, r->rounds, 4);
             print_median(true, r->cost, r->rounds, 4);
         }
         if (latency)
             print_median(true, r->p50_us, r->rounds, 2);
+        if (t->threads)
+            print_median(true, r->p99_us, r->rounds, 2);
         putchar('\n');
     }
 }
@@ -554,6 +599,8 @@ static size_t judge(struct outcome (*outcomes)[MAX_SIDES], struct verdict *verdi
         double value = p->kind == CALLS_AT_MOST ? spread_of(side->calls, rounds).median
                        : p->kind == COST_AT_MOST
                            ? ratio_of(side->cost, peer->cost, rounds).median
+                       : p->kind == P50_AT_MOST
+                           ? ratio_of(side->p50_us, peer->p50_us, rounds).median
                            : ratio_of(side->iops, peer->iops, rounds).median;
         verdicts[n++] = verdict_of(p, p->kind == TIME_AT_MOST ? 1 / value : value);
     }
@@ -574,6 +621,9 @@ static void print_verdict(const struct verdict *v)
     case TIME_AT_MOST:
         printf("%.3f times the time of %s (at most %.2f)\n", v->value, p->side->name, v->limit);
         break;
+    case P50_AT_MOST:
+        printf("%.3f times the p50 of %s (at most %.2f)\n", v->value, p->side->name, v->limit);
+        break;
     case CALLS_AT_MOST:
         printf("%.4f system calls per operation (at most %.4f)\n", v->value, v->limit);
         break;
@@ -589,8 +639,8 @@ static void print_verdict(const struct verdict *v)
 
 static void json_verdict(FILE *to, const struct verdict *v)
 {
-    static const char *const kinds[] = {"speed_at_least", "time_at_most", "calls_at_most",
-                                        "cpu_at_most", "cpu_per_gib_at_most"};
+    static const char *const kinds[] = {"speed_at_least", "time_at_most", "p50_at_most",
+                                        "calls_at_most", "cpu_at_most", "cpu_per_gib_at_most"};
 
     fprintf(to, "{\"case\": \"%s\", \"side\": \"%s\", \"driver\": \"%s\", ", v->test,
             v->side.side ? v->side.side->name : "threaded", driver_of(&v->side));
@@ -615,7 +665,10 @@ static void json_result(FILE *to, const struct test *t, unsigned side,
 
     fprintf(to, "{\"case\": \"%s\", \"side\": \"%s\", \"driver\": \"%s\", \"rounds\": %u",
             t->name, c->side->name, driver_of(c), r->rounds);
-    json_spread(to, t->write ? "writes_per_second" : "reads_per_second",
+    json_spread(to,
+                t->threads ? "commits_per_second"
+                : t->write ? "writes_per_second"
+                           : "reads_per_second",
                 spread_of(r->iops, r->rounds));
     json_spread(to, "ratio", ratio_of(r->iops, outcomes[0].iops, r->rounds));
     if (c->side->system_calls)
@@ -626,6 +679,10 @@ static void json_result(FILE *to, const struct test *t, unsigned side,
         json_spread(to, "cpu_seconds_per_gib", spread_of(r->cost, r->rounds));
     if (t->latency_every)
         json_spread(to, "p50_us", spread_of(r->p50_us, r->rounds));
+    if (t->threads) {
+        json_spread(to, "p99_us", spread_of(r->p99_us, r->rounds));
+        json_spread(to, "syncs_per_second", spread_of(r->syncs, r->rounds));
+    }
     fputc('}', to);
 }
 
@@ -690,6 +747,12 @@ static void print_heading(const struct options *o)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         printf("  %-12s %s\n", all[i]->name, all[i]->what);
     printf("  %-12s the same, with a merge_limit\n", "...+m");
+    printf("of the cases of commits:\n");
+    static const struct side *const commits[] = {
+        &peer_commit_group, &peer_commit_group_writing, &peer_commit_alone, &peer_commit_uring,
+        &engine_commit_wait};
+    for (size_t i = 0; i < sizeof commits / sizeof *commits; i++)
+        printf("  %-12s %s\n", commits[i]->name, commits[i]->what);
 }
 
 /* ---- idle contexts --------------------------------------------------------------------------- */
@@ -737,8 +800,8 @@ static void usage(FILE *to)
         fprintf(to, " %s", tests[t].name);
     fprintf(to,
             "\n"
-            "  --driver NAME    of the cases of merging: uring, aio, pool (default: that of\n"
-            "                   IOE_DRIVER in the environment, else uring)\n"
+            "  --driver NAME    of the cases of merging and of commits: uring, aio, pool\n"
+            "                   (default: that of IOE_DRIVER in the environment, else uring)\n"
             "  --file PATH      the file to read: made if missing, then kept (default: one that\n"
             "                   has no name and is gone afterwards, in the current directory);\n"
             "                   what is written goes to a nameless one beside it\n"
@@ -845,7 +908,7 @@ int main(int argc, char **argv)
             return EXIT_FAILURE;
         }
         struct bench_file scratch;
-        if (tests[t].write && file_scratch(&scratch, o.file, file.size) < 0)
+        if (tests[t].write && file_scratch(&scratch, o.file, tests[t].growing ? 0 : file.size) < 0)
             return EXIT_FAILURE;
         if (run_test(&tests[t], &o, tests[t].write ? &scratch : &file, outcomes[t]))
             print_table(&tests[t], outcomes[t]);

@@ -28,6 +28,8 @@ struct work {
     uint32_t held;        /* events that a polled side has in flight at most */
     uint32_t batch;       /* transfers handed over, and waited for, at once */
     uint32_t merge_limit; /* of the sides that merge */
+    uint32_t threads;     /* of the cases of commits */
+    bool growing;         /* there: the file starts empty */
     uint64_t blocks;      /* in the file */
     uint64_t seed;
     char *buffers;       /* work_buffers() of them */
@@ -64,6 +66,7 @@ struct side {
     int (*run)(void *self, uint64_t count);
     uint64_t (*system_calls)(void *self); /* NULL: not to be known */
     uint64_t (*operations)(void *self);   /* handed to the kernel; NULL: as above */
+    uint64_t (*syncs)(void *self);        /* handed to the kernel; NULL: not about commits */
     clockid_t (*cpu_clock)(void *self);   /* NULL: that of this process */
     struct progress *(*progress)(void *self);
     void (*close)(void *self);
@@ -77,6 +80,11 @@ extern const struct side engine_batches, engine_batches_merging, engine_merger;
 extern const struct side engine_one_worker_merging;
 extern const struct side peer_uring, peer_uring_registered, peer_pread;
 extern const struct side peer_aio, peer_posix, peer_posix_two, peer_uv, peer_reference;
+
+/* Threads that each append a record and wait until it is durable: commit.h. */
+extern const struct side peer_commit_alone, peer_commit_uring;
+extern const struct side peer_commit_group, peer_commit_group_writing;
+extern const struct side engine_commit_wait;
 
 /* What contexts of a driver cost that were used and now have nothing to do, all together. */
 struct bench_file;

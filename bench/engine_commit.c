@@ -1,0 +1,117 @@
+/*
+ * engine_commit.c: a record appended and made durable by the engine. The threads share a context,
+ * and each waits for its own fdatasync; the engine makes groups of them.
+ */
+#include "commit.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <io_engine.h>
+
+struct waiter {
+    ioe_event *write, *sync;
+};
+
+struct engine_commits {
+    struct commits commits;
+    ioe_context *ctx;
+    struct waiter *waiters;
+};
+
+static void engine_close(void *self)
+{
+    struct engine_commits *e = self;
+
+    commits_end(&e->commits);
+    if (e->ctx)
+        ioe_context_free(e->ctx);
+    for (uint32_t i = 0; e->waiters && i < e->commits.progress.work->threads; i++) {
+        ioe_event_free(e->waiters[i].write);
+        ioe_event_free(e->waiters[i].sync);
+    }
+    free(e->waiters);
+    free(e);
+}
+
+static void *engine_new(const struct work *work, uint32_t flags, commit_fn *commit)
+{
+    struct engine_commits *e = calloc(1, sizeof *e);
+    ioe_config config;
+    int err = e ? 0 : -ENOMEM;
+
+    if (e)
+        e->commits.progress.work = work;
+    if (err == 0 && !(e->waiters = calloc(work->threads, sizeof *e->waiters)))
+        err = -ENOMEM;
+    for (uint32_t i = 0; err == 0 && i < work->threads; i++) {
+        e->waiters[i].write = ioe_event_new();
+        e->waiters[i].sync = ioe_event_new();
+        err = e->waiters[i].write && e->waiters[i].sync ? 0 : -ENOMEM;
+    }
+    ioe_config_init(&config, sizeof config);
+    config.driver = work->driver;
+    config.workers = 0;
+    config.flags = flags;
+    if (err == 0)
+        err = ioe_context_new(&config, &e->ctx);
+    if (err == 0)
+        err = commits_start(&e->commits, work, commit);
+    if (err == 0)
+        return e;
+    fprintf(stderr, "bench: the engine on %s cannot be set up: %s\n",
+            ioe_driver_name(work->driver), ioe_strerror(err));
+    if (e)
+        engine_close(e);
+    return NULL;
+}
+
+static int prepare_write(struct engine_commits *e, ioe_event *event, uint32_t buffer,
+                         uint64_t record)
+{
+    const struct work *w = e->commits.progress.work;
+
+    return ioe_prep_write(event, w->fd, commit_stamped(&e->commits, buffer, record), w->block,
+                          commit_offset(&e->commits, record));
+}
+
+static uint64_t engine_syncs(void *self)
+{
+    struct engine_commits *e = self;
+    ioe_stats stats;
+
+    ioe_context_stats(e->ctx, &stats, sizeof stats);
+    return commits_syncs(self) - stats.syncs_joined;
+}
+
+#define SIDE(side_name, side_what, side_open)                                                      \
+    {                                                                                              \
+        .name = side_name, .what = side_what, .open = side_open, .run = commits_run,               \
+        .syncs = engine_syncs, .progress = commits_progress, .close = engine_close,                \
+    }
+
+/* ---- wait for the write, then for the sync --------------------------------------------------- */
+
+static int wait_commit(struct commits *c, uint32_t thread, uint64_t record)
+{
+    struct engine_commits *e = (struct engine_commits *)c;
+    struct waiter *t = &e->waiters[thread];
+    int err = prepare_write(e, t->write, thread, record);
+
+    if (err == 0)
+        err = ioe_prep_fdatasync(t->sync, c->progress.work->fd);
+    int64_t n = err < 0 ? err : ioe_submit_wait(e->ctx, t->write);
+    if (n < 0)
+        return (int)n;
+    commit_count_sync(c);
+    return (int)ioe_submit_wait(e->ctx, t->sync);
+}
+
+static void *wait_open(const struct work *work)
+{
+    return engine_new(work, 0, wait_commit);
+}
+
+const struct side engine_commit_wait =
+    SIDE("wait", "engine, each thread: ioe_submit_wait of the write, then of the fdatasync",
+         wait_open);
