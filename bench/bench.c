@@ -141,18 +141,23 @@ static const struct test tests[] = {
      .write = true, .sequential = true,
      .block = SECTOR, .depth = 128, .batch = 1, .threads = 32, .latency_every = 1,
      .sides = {{&peer_commit_group, 0}, {&peer_commit_group_writing, 0},
-               {&engine_commit_wait, CHOSEN}, {&peer_commit_alone, 0}, {&peer_commit_uring, 0}}},
+               {&engine_commit_wait, CHOSEN}, {&engine_commit_barrier, CHOSEN},
+               {&engine_commit_ungrouped, CHOSEN}, {&peer_commit_alone, 0},
+               {&peer_commit_uring, 0}}},
     {.name = "commitgrow",
      .what = "32 threads, each: append 512 bytes, wait until durable; file growing from nothing",
      .write = true, .sequential = true, .growing = true,
      .block = SECTOR, .depth = 128, .batch = 1, .threads = 32, .latency_every = 1,
      .sides = {{&peer_commit_group, 0}, {&peer_commit_group_writing, 0},
-               {&engine_commit_wait, CHOSEN}, {&peer_commit_alone, 0}, {&peer_commit_uring, 0}}},
+               {&engine_commit_wait, CHOSEN}, {&engine_commit_barrier, CHOSEN},
+               {&engine_commit_ungrouped, CHOSEN}, {&peer_commit_alone, 0},
+               {&peer_commit_uring, 0}}},
     {.name = "commit1",
      .what = "one thread: append 512 bytes, wait until durable; file written before",
      .write = true, .sequential = true,
      .block = SECTOR, .depth = 128, .batch = 1, .threads = 1, .latency_every = 1,
-     .sides = {{&peer_commit_alone, 0}, {&engine_commit_wait, CHOSEN}, {&peer_commit_uring, 0}}},
+     .sides = {{&peer_commit_alone, 0}, {&engine_commit_wait, CHOSEN},
+               {&engine_commit_barrier, CHOSEN}, {&peer_commit_uring, 0}}},
 };
 enum { N_TESTS = sizeof tests / sizeof *tests };
 
@@ -750,7 +755,7 @@ static void print_heading(const struct options *o)
     printf("of the cases of commits:\n");
     static const struct side *const commits[] = {
         &peer_commit_group, &peer_commit_group_writing, &peer_commit_alone, &peer_commit_uring,
-        &engine_commit_wait};
+        &engine_commit_wait, &engine_commit_barrier, &engine_commit_ungrouped};
     for (size_t i = 0; i < sizeof commits / sizeof *commits; i++)
         printf("  %-12s %s\n", commits[i]->name, commits[i]->what);
 }

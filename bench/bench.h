@@ -84,7 +84,7 @@ extern const struct side peer_aio, peer_posix, peer_posix_two, peer_uv, peer_ref
 /* Threads that each append a record and wait until it is durable: commit.h. */
 extern const struct side peer_commit_alone, peer_commit_uring;
 extern const struct side peer_commit_group, peer_commit_group_writing;
-extern const struct side engine_commit_wait;
+extern const struct side engine_commit_wait, engine_commit_barrier, engine_commit_ungrouped;
 
 /* What contexts of a driver cost that were used and now have nothing to do, all together. */
 struct bench_file;
