@@ -219,6 +219,8 @@ static const struct promise {
      SPEED_AT_LEAST, 0.98},
     {"commit", {&engine_commit_wait, CHOSEN}, {&peer_commit_alone, 0}, SPEED_AT_LEAST, 2.00},
     {"commit", {&engine_commit_wait, CHOSEN}, {&peer_commit_group, 0}, SPEED_AT_LEAST, 1.00},
+    {"commit", {&engine_commit_barrier, CHOSEN}, {&peer_commit_alone, 0}, SPEED_AT_LEAST, 2.00},
+    {"commit", {&engine_commit_barrier, CHOSEN}, {&peer_commit_group, 0}, SPEED_AT_LEAST, 1.00},
     {"commit1", {&engine_commit_wait, CHOSEN}, {&peer_commit_alone, 0}, P50_AT_MOST, 1.05},
 };
 enum { N_PROMISES = sizeof promises / sizeof *promises };
