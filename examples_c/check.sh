@@ -83,18 +83,65 @@ run event_loop
 refused "event_loop without a file shows its usage" 2 "usage:"
 
 # ---- wal
-run wal new.log 5000
-[ "$status" -eq 0 ] && [ "$(grep -c "records/s" out)" -eq 3 ] && [ -s new.log ]
-ok $? "wal writes its log in three ways and reads it back"
-run wal new.log 1
-[ "$status" -eq 0 ]
-ok $? "wal writes a single record"
-run wal no/such/file
+# recovers NAME FILE: the log has these lines, in order.
+recovers() {
+    run wal recover new.log
+    [ "$status" -eq 0 ] && cmp -s out "$2"
+    ok $? "$1"
+}
+run wal append new.log 4 500
+sort -n out >lines
+[ "$status" -eq 0 ] && [ "$(wc -l <lines)" -eq 2000 ]
+ok $? "wal tells every record durable"
+recovers "wal recovers what it told durable" lines
+run wal append new.log 1 3
+cat out >>lines
+tail -n 1 lines | grep -q "^2003 epoch 2 thread 0 record 3,"
+ok $? "wal continues a log"
+recovers "wal recovers a log that was continued" lines
+cp new.log whole.log
+truncate -s -1 new.log
+sed '$d' lines >fewer
+recovers "wal recovers a torn log up to the torn record" fewer
+cp whole.log new.log
+# A record is 104 to 203 bytes long: this one is the last but one, or the one before.
+printf X | dd of=new.log bs=1 seek=$(($(stat -c %s new.log) - 300)) conv=notrunc 2>dd.err
+run wal recover new.log
+[ "$status" -eq 0 ] && [ "$(wc -l <out)" -lt 2003 ] && [ "$(wc -l <out)" -ge 2000 ] &&
+    head -n "$(wc -l <out)" lines | cmp -s - out
+ok $? "wal believes nothing behind a damaged record"
+run wal reset new.log 1000000
+[ "$status" -eq 0 ] && [ "$(stat -c %s new.log)" -ge 1000000 ]
+ok $? "wal resets a log, with room for more"
+: >none
+recovers "wal does not believe the records of before a reset" none
+run wal append new.log 1 3
+cp out lines
+recovers "wal writes over the records of before a reset" lines
+rm -f new.log
+# It is killed by the pipe, with whatever it has in flight.
+timeout 60 "$bin/wal" append new.log 8 1000000 2>err </dev/null | head -n 1000 | sort -n >lines
+run wal recover new.log
+[ "$status" -eq 0 ] && sort lines >told && sort out >found && [ "$(wc -l <told)" -eq 1000 ] &&
+    [ "$(comm -23 told found | wc -l)" -eq 0 ]
+ok $? "wal recovers what it told durable before it was killed"
+run wal append no/such/file 1 1
 refused "wal names the errno of a file it cannot open" 1 "ENOENT"
+run wal recover missing.log
+refused "wal does not make a log to recover" 1 "ENOENT"
+block 10000 other
+cp other other.before
+run wal append other 1 1
+[ "$status" -eq 1 ] && grep -q "other: EBADMSG" err && cmp -s other other.before
+ok $? "wal leaves a file alone that is no log"
 run wal
 refused "wal without a file shows its usage" 2 "usage:"
-run wal new.log none
+run wal append new.log 1
+refused "wal without a number of records shows its usage" 2 "usage:"
+run wal append new.log 1 none
 refused "wal refuses a number of records that is none" 2 "usage:"
+run wal append new.log 1 1 70000
+refused "wal refuses records that are too long" 2 "usage:"
 
 # ---- copy: sizes, depths, blocks
 for size in $sizes; do

@@ -1,62 +1,424 @@
 /*
- * wal.c: an append-only log of small records. Each record is a write of its own; a group of them
- * becomes durable by one fdatasync, which starts when all their writes have completed.
+ * wal.c: an append-only log. Records are small, come from several threads, and each thread is told
+ * when its record is durable. After a crash, recovery hands out what was made durable, in order.
  *
- *     cc -o wal wal.c -lio_engine
- *     ./wal FILE [RECORDS]                            (FILE is overwritten)
+ *     cc -o wal wal.c -lio_engine -lpthread
+ *     ./wal append FILE THREADS RECORDS [BYTES]  appends RECORDS from each thread, prints what is durable
+ *     ./wal recover FILE                         prints the records that are in the log
+ *     ./wal reset FILE [BYTES]                   empties it for reuse, with room for so many bytes
  *
- * One thread and one polled context, so nothing needs a lock. Two groups take turns: while one is
- * written and synced, the other one gathers records. They lie in memory as in the file, one behind
- * the other, and the engine can join neighbours. The log is written in three ways, in turn: each
- * record for itself, joined by the engine (merge_limit), and joined through an ioe_merger.
- * (The file is not opened with O_APPEND: the offsets say where, and such writes stay apart.)
+ * The file is two headers of a block each, then record behind record. A record is believed when its
+ * number is the next one, its checksum is right and its epoch is not older than that of the record
+ * before it. Epochs are openings of the log for appending, counted in the headers: what an earlier
+ * opening left behind the end of the log, whole and with a right checksum, stays dead when the bytes
+ * before it are written anew. One process at a time has the log open.
  */
+#define _GNU_SOURCE 1
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <libgen.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 #include <io_engine.h>
 
 enum {
-    GROUP_RECORDS = 4096,
-    MAX_PAYLOAD = 200,
-    LIMIT = 128 * 1024, /* bytes that one joined write may span */
-    POLL_EVERY = 128,   /* records */
-    ROUNDS = 3,
-    EXIT_USAGE = 2,
+    BLOCK = 4096,
+    MAX_PAYLOAD = 64 * 1024,
+    SLOTS = 256,              /* records on their way to the disk */
+    READ_AHEAD = 1024 * 1024, /* of recovery: more than a record */
+    MERGE_LIMIT = 128 * 1024, /* bytes of neighbouring records that may travel in one write */
 };
 
-struct header {
-    uint32_t length; /* of the payload behind it */
-    uint32_t checksum;
-    uint64_t number; /* 0, 1, 2 ... */
+/* As in the file, in the byte order of the machine. */
+struct log_header {
+    char magic[8];
+    uint64_t first;    /* records of an older epoch are not of this log: it was reset since */
+    uint64_t epoch;    /* of the last opening, and the larger one tells which header counts */
+    uint32_t reserved; /* 0 */
+    uint32_t checksum; /* of what is above */
 };
-enum { MAX_RECORD = sizeof(struct header) + MAX_PAYLOAD };
+
+struct record_header {
+    uint64_t number; /* 1, 2, 3 ... */
+    uint64_t epoch;
+    uint32_t length;   /* of the payload behind it */
+    uint32_t checksum; /* of the payload, then of what is above */
+};
 
 struct wal;
-struct group {
+struct slot {
     struct wal *wal;
-    char *memory;
-    size_t used;        /* bytes of memory */
-    unsigned records;   /* gathered */
-    unsigned unwritten; /* of them */
-    ioe_event *events[GROUP_RECORDS];
+    struct record_header header;
+    ioe_event *write, *sync;
+    unsigned pending; /* of the two */
 };
 
 struct wal {
     ioe_context *ctx;
-    ioe_merger *merger; /* or NULL */
+    ioe_event *event; /* of open, recover, start and reset, which go step by step */
     int fd;
-    uint64_t end;      /* of the log, in bytes */
-    uint64_t appended; /* records */
-    uint64_t durable;  /* of them: the first so many */
-    ioe_event *sync;
-    struct group groups[2], *gathering, *committing; /* NULL: nothing to commit */
+    uint64_t first, epoch; /* as in the header; 0: there is none yet */
+    uint64_t end;          /* of the last record, in bytes */
+    unsigned char *buffer; /* of recovery, and what it holds of the file */
+    uint64_t buffer_at, buffer_end;
+
+    pthread_mutex_t lock; /* for what follows, and for end */
+    pthread_cond_t changed;
+    uint64_t appended, durable; /* numbers of the last record and of the last durable one */
+    int error;                  /* the first one, negated: the log has stopped */
+    struct slot slots[SLOTS];   /* record n is in slot n % SLOTS */
+};
+
+static const char magic[8] = {'i', 'o', 'e', '-', 'w', 'a', 'l', '1'};
+static const uint64_t records_begin = 2 * BLOCK;
+
+/* ---- checksums: CRC-32C, bit by bit into a table --------------------------------------------- */
+
+static uint32_t crc_table[256];
+
+static void make_crc_table(void)
+{
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t crc = i;
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78 : 0);
+        crc_table[i] = crc;
+    }
+}
+
+/* before: of the bytes in front of these; 0 where there are none. */
+static uint32_t crc32c(uint32_t before, const void *data, size_t len)
+{
+    const unsigned char *bytes = data;
+    uint32_t crc = ~before;
+
+    for (size_t i = 0; i < len; i++)
+        crc = crc >> 8 ^ crc_table[(crc ^ bytes[i]) & 0xff];
+    return ~crc;
+}
+
+static uint32_t header_checksum(const struct log_header *h)
+{
+    return crc32c(0, h, offsetof(struct log_header, checksum));
+}
+
+/* of_payload: its checksum, which threads can find out without waiting for each other. */
+static uint32_t record_checksum(const struct record_header *h, uint32_t of_payload)
+{
+    return crc32c(of_payload, h, offsetof(struct record_header, checksum));
+}
+
+/* ---- open ------------------------------------------------------------------------------------ */
+
+/* One step: the answer of the prep before it, or the result of the event. */
+static int64_t run(struct wal *w, int prepared)
+{
+    return prepared < 0 ? prepared : ioe_submit_wait(w->ctx, w->event);
+}
+
+static int read_headers(struct wal *w)
+{
+    unsigned char blocks[2 * BLOCK] = {0};
+    struct log_header h;
+    bool zero = true;
+    int64_t n = run(w, ioe_prep_read(w->event, w->fd, blocks, sizeof blocks, 0));
+
+    if (n < 0)
+        return (int)n;
+    for (size_t i = 0; i < 2; i++) {
+        memcpy(&h, blocks + i * BLOCK, sizeof h);
+        if (memcmp(h.magic, magic, sizeof magic) == 0 && h.checksum == header_checksum(&h) &&
+            h.epoch > w->epoch) {
+            w->first = h.first;
+            w->epoch = h.epoch;
+        }
+    }
+    /* Its creation was not finished, so nothing is in it. Anything else is somebody else's file. */
+    for (size_t i = 0; i < sizeof blocks; i++)
+        zero = zero && blocks[i] == 0;
+    return w->epoch > 0 || zero ? 0 : -EBADMSG;
+}
+
+static void on_done(ioe_event *event, void *arg);
+
+static int make_events(struct wal *w)
+{
+    w->buffer = malloc(READ_AHEAD);
+    w->event = ioe_event_new();
+    if (!w->buffer || !w->event)
+        return -ENOMEM;
+    for (struct slot *s = w->slots; s < w->slots + SLOTS; s++) {
+        s->wal = w;
+        s->write = ioe_event_new();
+        s->sync = ioe_event_new();
+        if (!s->write || !s->sync)
+            return -ENOMEM;
+        ioe_event_set_callback(s->write, on_done, s);
+        ioe_event_set_callback(s->sync, on_done, s);
+    }
+    return 0;
+}
+
+/* Also after an error of wal_open. No thread may be in wal_append. */
+static void wal_close(struct wal *w)
+{
+    if (w->ctx)
+        ioe_context_free(w->ctx); /* completes everything first */
+    for (struct slot *s = w->slots; s < w->slots + SLOTS; s++) {
+        ioe_event_free(s->write);
+        ioe_event_free(s->sync);
+    }
+    ioe_event_free(w->event);
+    free(w->buffer);
+    if (w->fd >= 0)
+        close(w->fd);
+    pthread_cond_destroy(&w->changed);
+    pthread_mutex_destroy(&w->lock);
+}
+
+/* A new file is durable when its name is. */
+static int sync_directory(const char *path)
+{
+    char *copy = strdup(path);
+    int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    int err = fd < 0 || fsync(fd) < 0 ? -errno : 0;
+
+    if (fd >= 0)
+        close(fd);
+    free(copy);
+    return err;
+}
+
+/* flags: as of open(2). */
+static int wal_open(struct wal *w, const char *path, int flags)
+{
+    ioe_config config;
+    int err;
+
+    memset(w, 0, sizeof *w);
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->changed, NULL);
+    make_crc_table();
+    w->fd = open(path, flags | O_CLOEXEC, 0644);
+    if (w->fd < 0)
+        return -errno;
+    err = flags & O_CREAT ? sync_directory(path) : 0;
+    if (err < 0)
+        return err;
+    ioe_config_init(&config, sizeof config);
+    config.workers = 0;            /* on_done is short: it may run on the driver thread */
+    config.queue_size = 2 * SLOTS; /* so that ioe_submit, with the lock held, never waits for room */
+    config.merge_limit = MERGE_LIMIT;
+    err = ioe_context_new(&config, &w->ctx);
+    if (err == 0)
+        err = make_events(w);
+    /* After an fsync that failed the page cache may hold what the disk does not. */
+    if (err == 0)
+        err = -posix_fadvise(w->fd, 0, 0, POSIX_FADV_DONTNEED);
+    return err < 0 ? err : read_headers(w);
+}
+
+/* ---- recovery -------------------------------------------------------------------------------- */
+
+typedef void (*wal_visitor)(uint64_t number, const void *payload, uint32_t length, void *arg);
+
+/* How many of the bytes wanted at this offset the file has. They are in *bytes until the next call. */
+static int64_t look_at(struct wal *w, uint64_t at, size_t wanted, const unsigned char **bytes)
+{
+    if (at < w->buffer_at || at + wanted > w->buffer_end) {
+        int64_t n = run(w, ioe_prep_read(w->event, w->fd, w->buffer, READ_AHEAD, at));
+        if (n < 0)
+            return n;
+        w->buffer_at = at;
+        w->buffer_end = at + (uint64_t)n;
+    }
+    uint64_t there = w->buffer_end - at;
+    *bytes = w->buffer + (at - w->buffer_at);
+    return (int64_t)(there < wanted ? there : wanted);
+}
+
+/*
+ * Hands out the records, and finds the end of the log: it is where the first one is missing, torn or
+ * wrong. What follows there was never told durable, or was of an earlier epoch. An error of reading
+ * is not the end of the log: it is returned.
+ */
+static int wal_recover(struct wal *w, wal_visitor visit, void *arg)
+{
+    struct record_header h;
+    const unsigned char *bytes;
+    uint64_t epoch = w->first;
+
+    w->buffer_at = w->buffer_end = 0;
+    w->end = records_begin;
+    w->appended = 0;
+    for (;;) {
+        int64_t n = look_at(w, w->end, sizeof h, &bytes);
+        if (n < 0)
+            return (int)n;
+        if (n < (int64_t)sizeof h)
+            break;
+        memcpy(&h, bytes, sizeof h);
+        if (h.number != w->appended + 1 || h.epoch < epoch || h.epoch > w->epoch ||
+            h.length > MAX_PAYLOAD)
+            break;
+        n = look_at(w, w->end + sizeof h, h.length, &bytes);
+        if (n < 0)
+            return (int)n;
+        if (n < (int64_t)h.length || h.checksum != record_checksum(&h, crc32c(0, bytes, h.length)))
+            break;
+        visit(h.number, bytes, h.length, arg);
+        epoch = h.epoch;
+        w->appended = h.number;
+        w->end += sizeof h + h.length;
+    }
+    w->durable = w->appended;
+    return 0;
+}
+
+/* ---- a new epoch ----------------------------------------------------------------------------- */
+
+/* The header that does not count is overwritten: a crash meanwhile leaves the other one whole. */
+static int write_header(struct wal *w)
+{
+    struct log_header h = {.first = w->first, .epoch = w->epoch};
+    int64_t n;
+
+    memcpy(h.magic, magic, sizeof magic);
+    h.checksum = header_checksum(&h);
+    n = run(w, ioe_prep_write(w->event, w->fd, &h, sizeof h, h.epoch % 2 * BLOCK));
+    if (n >= 0)
+        n = run(w, ioe_prep_fsync(w->event, w->fd));
+    return n < 0 ? (int)n : 0;
+}
+
+/* After wal_recover, before wal_append. The fsync also makes durable what recovery believed. */
+static int wal_start(struct wal *w)
+{
+    w->epoch++;
+    if (w->first == 0)
+        w->first = w->epoch;
+    return write_header(w);
+}
+
+/* Empties the log without touching its records: those there are of an older epoch from now on. */
+static int wal_reset(struct wal *w, uint64_t room)
+{
+    int64_t n = 0;
+
+    if (room > 0)
+        n = run(w, ioe_prep_fallocate(w->event, w->fd, 0, 0, records_begin + room));
+    if (n < 0)
+        return (int)n;
+    w->first = ++w->epoch;
+    return write_header(w);
+}
+
+/* ---- append ---------------------------------------------------------------------------------- */
+
+/*
+ * Of a write or of a sync. Records become durable in order: recovery stops at the first that is
+ * missing, so none is worth more than those before it.
+ *
+ * An error stops the log for good. After a write that failed there is a hole in it. After a sync
+ * that failed nobody knows what is on the disk, and a second one would only tell that no further
+ * write was lost since: the kernel reports a lost one once. Recovery, later, says what is there.
+ */
+static void on_done(ioe_event *event, void *arg)
+{
+    struct slot *slot = arg;
+    struct wal *w = slot->wal;
+    int64_t result = ioe_event_result(event);
+    uint64_t durable;
+
+    pthread_mutex_lock(&w->lock);
+    durable = w->durable;
+    slot->pending--;
+    if (result < 0 && w->error == 0)
+        w->error = (int)result;
+    while (w->error == 0 && w->durable < w->appended &&
+           w->slots[(w->durable + 1) % SLOTS].pending == 0)
+        w->durable++;
+    if (w->durable != durable || w->error != 0)
+        pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+}
+
+/*
+ * Hands a record to the engine, with the lock held, so that writes are accepted in the order of the
+ * log. A thread that waited for its own write and synced then would not do: a record before its own
+ * may still be on its way, and recovery would stop there. IOE_BARRIER makes the sync start when
+ * every write accepted before it is done, those of other threads too, and no thread waits between
+ * the two. While a sync runs, the next ones gather: one fdatasync answers all of them. That is the
+ * group commit, without a leader and without a timer.
+ */
+static int submit_record(struct wal *w, struct slot *s, const void *payload, uint32_t length)
+{
+    const struct iovec parts[] = {{&s->header, sizeof s->header}, {(void *)payload, length}};
+    int err = ioe_prep_writev(s->write, w->fd, parts, 2, w->end);
+
+    if (err == 0)
+        err = ioe_prep_fdatasync(s->sync, w->fd);
+    if (err == 0)
+        err = ioe_event_set_flags(s->sync, IOE_BARRIER);
+    s->pending = 0;
+    if (err == 0)
+        err = ioe_submit(w->ctx, s->write);
+    if (err == 0) {
+        s->pending = 1;
+        err = ioe_submit(w->ctx, s->sync);
+    }
+    if (err == 0)
+        s->pending = 2;
+    return err;
+}
+
+/* Returns when the record is durable, with its number. After an error it may be in the log or not. */
+static int64_t wal_append(struct wal *w, const void *payload, uint32_t length)
+{
+    uint32_t of_payload;
+    int64_t answer;
+
+    if (length > MAX_PAYLOAD)
+        return -EINVAL;
+    of_payload = crc32c(0, payload, length);
+    pthread_mutex_lock(&w->lock);
+    while (w->error == 0 && w->appended - w->durable == SLOTS)
+        pthread_cond_wait(&w->changed, &w->lock);
+    answer = w->error;
+    if (answer == 0) {
+        uint64_t number = ++w->appended;
+        struct slot *s = &w->slots[number % SLOTS];
+        s->header = (struct record_header){.number = number, .epoch = w->epoch, .length = length};
+        s->header.checksum = record_checksum(&s->header, of_payload);
+        w->error = submit_record(w, s, payload, length);
+        w->end += sizeof s->header + length;
+        /* Until its write is done the payload is the engine's, also when the log has stopped. */
+        while (w->durable < number && (w->error == 0 || s->pending > 0))
+            pthread_cond_wait(&w->changed, &w->lock);
+        answer = w->durable < number ? w->error : (int64_t)number;
+    }
+    pthread_mutex_unlock(&w->lock);
+    return answer;
+}
+
+/* ---- the program ----------------------------------------------------------------------------- */
+
+enum { MIN_LINE = 80, MAX_THREADS = SLOTS, EXIT_USAGE = 2 };
+
+struct appender {
+    pthread_t thread;
+    struct wal *wal;
+    unsigned index;
+    uint64_t records;
+    uint32_t length; /* of each; 0: they differ */
+    int64_t result;
 };
 
 static void check(const char *what, int64_t result)
@@ -67,237 +429,99 @@ static void check(const char *what, int64_t result)
     }
 }
 
-static void *need(void *memory)
+/* A record is a line of text, so that what was appended can be compared with what is recovered. */
+static void print_record(uint64_t number, const void *payload, uint32_t length, void *arg)
 {
-    check("memory", memory ? 0 : -ENOMEM);
-    return memory;
+    (void)arg;
+    int n = printf("%" PRIu64 " %.*s\n", number, (int)length, (const char *)payload);
+    check("stdout", n < 0 ? -errno : 0);
 }
 
-/* ---- the log --------------------------------------------------------------------------------- */
-
-/* All its records have been written: only an fdatasync that starts now makes them durable. */
-static void sync_if_written(struct wal *w)
+static void *append_records(void *arg)
 {
-    if (w->committing->unwritten > 0)
-        return;
-    check("fdatasync", ioe_prep_fdatasync(w->sync, w->fd));
-    check("fdatasync", ioe_submit(w->ctx, w->sync));
-}
+    struct appender *a = arg;
+    char line[MAX_PAYLOAD];
 
-/* What was gathered becomes the group to commit, where none is on its way. */
-static void commit(struct wal *w)
-{
-    if (w->committing || w->gathering->records == 0)
-        return;
-    w->committing = w->gathering;
-    w->gathering = w->gathering == &w->groups[0] ? &w->groups[1] : &w->groups[0];
-    if (w->merger)
-        check("flush", ioe_merger_flush(w->merger));
-    sync_if_written(w);
-}
-
-static void on_written(ioe_event *event, void *arg)
-{
-    struct group *g = arg;
-
-    check("write", ioe_event_result(event)); /* no error: all of it is written */
-    g->unwritten--;
-    if (g == g->wal->committing)
-        sync_if_written(g->wal);
-}
-
-static void on_synced(ioe_event *event, void *arg)
-{
-    struct wal *w = arg;
-
-    /* After an error nobody knows what is on the disk: a log must stop here. */
-    check("fdatasync", ioe_event_result(event));
-    w->durable += w->committing->records;
-    w->committing->records = 0;
-    w->committing->used = 0;
-    w->committing = NULL;
-    commit(w);
-}
-
-static uint32_t checksum(const void *data, size_t len, uint64_t number)
-{
-    const unsigned char *bytes = data;
-    uint32_t sum = (uint32_t)number ^ 2166136261u; /* FNV-1a */
-
-    for (size_t i = 0; i < len; i++)
-        sum = (sum ^ bytes[i]) * 16777619u;
-    return sum;
-}
-
-static void append(struct wal *w, const void *payload, uint32_t length)
-{
-    struct header header = {length, checksum(payload, length, w->appended), w->appended};
-    size_t size = sizeof header + length;
-
-    while (w->gathering->records == GROUP_RECORDS) /* until the other one is durable */
-        check("poll", ioe_poll(w->ctx, 1, -1));
-    struct group *g = w->gathering;
-    char *record = g->memory + g->used;
-    ioe_event *event = g->events[g->records];
-    memcpy(record, &header, sizeof header);
-    memcpy(record + sizeof header, payload, length);
-    check("write", ioe_prep_write(event, w->fd, record, size, w->end));
-    check("write", w->merger ? ioe_merger_add(w->merger, event) : ioe_submit(w->ctx, event));
-    g->used += size;
-    g->records++;
-    g->unwritten++;
-    w->end += size;
-    w->appended++;
-    commit(w);
-    if (w->appended % POLL_EVERY == 0)
-        check("poll", ioe_poll(w->ctx, 0, 0));
-}
-
-static void open_log(struct wal *w, const char *path, uint32_t merge_limit, uint32_t merger_limit)
-{
-    ioe_config config;
-
-    memset(w, 0, sizeof *w);
-    w->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    check(path, w->fd < 0 ? -errno : 0);
-    check("context", ioe_config_init(&config, sizeof config));
-    config.flags = IOE_POLLED;
-    config.queue_size = 2 * GROUP_RECORDS + 1; /* both groups, and the sync */
-    config.merge_limit = merge_limit;
-    check("context", ioe_context_new(&config, &w->ctx));
-    if (merger_limit > 0)
-        check("merger", ioe_merger_new(w->ctx, w->fd, IOE_WRITE, merger_limit, &w->merger));
-    w->sync = need(ioe_event_new());
-    check("callback", ioe_event_set_callback(w->sync, on_synced, w));
-    for (struct group *g = w->groups; g < w->groups + 2; g++) {
-        g->wal = w;
-        g->memory = need(malloc((size_t)GROUP_RECORDS * MAX_RECORD));
-        for (int i = 0; i < GROUP_RECORDS; i++) {
-            g->events[i] = need(ioe_event_new());
-            check("callback", ioe_event_set_callback(g->events[i], on_written, g));
-        }
+    for (uint64_t i = 1; i <= a->records && a->result >= 0; i++) {
+        uint32_t length = a->length > 0 ? a->length : MIN_LINE + (uint32_t)(i * 7919 % 100);
+        memset(line, 'a' + (int)(i % 26), length);
+        int used = snprintf(line, MIN_LINE, "epoch %" PRIu64 " thread %u record %" PRIu64 ",",
+                            a->wal->epoch, a->index, i);
+        line[used] = ' ';
+        a->result = wal_append(a->wal, line, length);
+        if (a->result > 0) /* it is durable: who reads this may rely on it */
+            print_record((uint64_t)a->result, line, length, NULL);
     }
-    w->gathering = &w->groups[0];
+    return NULL;
 }
 
-static void make_durable(struct wal *w)
+static void skip_record(uint64_t number, const void *payload, uint32_t length, void *arg)
 {
-    commit(w);
-    while (w->durable < w->appended)
-        check("poll", ioe_poll(w->ctx, 1, -1));
+    (void)number, (void)payload, (void)length, (void)arg;
 }
 
-static void close_log(struct wal *w)
+static void append(struct wal *w, const char *path, unsigned threads, uint64_t records,
+                   uint32_t length)
 {
-    if (w->merger)
-        check("merger", ioe_merger_free(w->merger));
-    check("context", ioe_context_free(w->ctx));
-    check("event", ioe_event_free(w->sync));
-    for (struct group *g = w->groups; g < w->groups + 2; g++) {
-        for (int i = 0; i < GROUP_RECORDS; i++)
-            check("event", ioe_event_free(g->events[i]));
-        free(g->memory);
+    static struct appender appenders[MAX_THREADS];
+
+    check(path, wal_open(w, path, O_RDWR | O_CREAT));
+    check(path, wal_recover(w, skip_record, NULL));
+    check(path, wal_start(w));
+    for (unsigned i = 0; i < threads; i++) {
+        appenders[i] = (struct appender){.wal = w, .index = i, .records = records, .length = length};
+        check("thread", -pthread_create(&appenders[i].thread, NULL, append_records, &appenders[i]));
     }
-    check("close", close(w->fd) < 0 ? -errno : 0);
+    for (unsigned i = 0; i < threads; i++)
+        pthread_join(appenders[i].thread, NULL);
+    for (unsigned i = 0; i < threads; i++)
+        check("append", appenders[i].result);
 }
 
-/* ---- what is logged, and whether it is all there --------------------------------------------- */
-
-static uint32_t make_payload(unsigned char *payload, uint64_t number)
+static void recover(struct wal *w, const char *path)
 {
-    uint32_t length = 40 + (uint32_t)(number * 7919 % (MAX_PAYLOAD - 40));
-
-    memset(payload, (int)(number % 251), length);
-    return length;
+    check(path, wal_open(w, path, O_RDONLY));
+    check(path, wal_recover(w, print_record, NULL));
 }
 
-/* As recovery would: record after record, as long as they are whole. */
-static void read_back(struct wal *w)
+static void reset(struct wal *w, const char *path, uint64_t room)
 {
-    char *log = need(malloc(w->end + 1)); /* one more: nothing may follow */
-    unsigned char payload[MAX_PAYLOAD];
-    struct header header;
-    uint64_t at = 0, number = 0;
-
-    check("read", ioe_prep_read(w->sync, w->fd, log, w->end + 1, 0));
-    int64_t size = ioe_submit_wait(w->ctx, w->sync);
-    check("read", size);
-    for (; at + sizeof header <= (uint64_t)size; number++) {
-        memcpy(&header, log + at, sizeof header);
-        const char *data = log + at + sizeof header;
-        if (header.number != number || header.length > (uint64_t)size - at - sizeof header ||
-            header.checksum != checksum(data, header.length, number) ||
-            header.length != make_payload(payload, number) ||
-            memcmp(data, payload, header.length) != 0)
-            break;
-        at += sizeof header + header.length;
-    }
-    free(log);
-    if (number != w->appended || at != w->end || size != (int64_t)w->end) {
-        fprintf(stderr, "wal: the log ends after record %" PRIu64 " of %" PRIu64 "\n", number,
-                w->appended);
-        exit(EXIT_FAILURE);
-    }
+    check(path, wal_open(w, path, O_RDWR | O_CREAT));
+    check(path, wal_reset(w, room));
 }
 
-static double now(void)
+/* A number from 1 to max; 0 where the text is none. */
+static uint64_t number_of(const char *text, uint64_t max)
 {
-    struct timespec t;
+    char *end;
+    unsigned long long number = strtoull(text, &end, 10);
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-/* Records per second, from the first append until the last is durable. */
-static double write_log(const char *path, uint64_t records, uint32_t merge_limit,
-                        uint32_t merger_limit)
-{
-    static struct wal w;
-    unsigned char payload[MAX_PAYLOAD];
-
-    open_log(&w, path, merge_limit, merger_limit);
-    double start = now();
-    for (uint64_t i = 0; i < records; i++)
-        append(&w, payload, make_payload(payload, i));
-    make_durable(&w);
-    double seconds = now() - start;
-    read_back(&w);
-    close_log(&w);
-    return (double)records / seconds;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
+    return *text >= '0' && *text <= '9' && *end == '\0' && number <= max ? number : 0;
 }
 
 int main(int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        uint32_t merge_limit, merger_limit;
-    } ways[] = {{"merging off", 0, 0}, {"merge_limit", LIMIT, 0}, {"ioe_merger", 0, LIMIT}};
-    enum { WAYS = sizeof ways / sizeof *ways };
-    double rates[WAYS][ROUNDS];
-    char *end = "";
-    long long records = argc > 2 ? strtoll(argv[2], &end, 10) : 100000;
+    static struct wal w;
+    const char *mode = argc > 2 ? argv[1] : "";
+    uint64_t threads = argc >= 5 ? number_of(argv[3], MAX_THREADS) : 0;
+    uint64_t records = argc >= 5 ? number_of(argv[4], UINT32_MAX) : 0;
+    uint64_t length = argc == 6 ? number_of(argv[5], MAX_PAYLOAD) : 0;
+    uint64_t room = argc == 4 ? number_of(argv[3], INT64_MAX / 2) : 0;
 
-    if (argc < 2 || argc > 3 || *end != '\0' || records <= 0) {
-        fprintf(stderr, "usage: wal FILE [RECORDS]\n");
+    setvbuf(stdout, NULL, _IOLBF, BUFSIZ); /* a line is out when print_record returns */
+    if (strcmp(mode, "append") == 0 && threads > 0 && records > 0 && (argc == 5 || length >= MIN_LINE)) {
+        append(&w, argv[2], (unsigned)threads, records, (uint32_t)length);
+    } else if (strcmp(mode, "recover") == 0 && argc == 3) {
+        recover(&w, argv[2]);
+    } else if (strcmp(mode, "reset") == 0 && (argc == 3 || room > 0)) {
+        reset(&w, argv[2], room);
+    } else {
+        fprintf(stderr, "usage: wal append FILE THREADS RECORDS [BYTES]\n"
+                        "       wal recover FILE\n"
+                        "       wal reset FILE [BYTES]\n");
         return EXIT_USAGE;
     }
-    for (int round = 0; round < ROUNDS; round++)
-        for (int i = 0; i < WAYS; i++)
-            rates[i][round] = write_log(argv[1], (uint64_t)records, ways[i].merge_limit,
-                                        ways[i].merger_limit);
-    printf("%lld records, durable in order and read back; median of %d rounds\n", records,
-           (int)ROUNDS);
-    for (int i = 0; i < WAYS; i++) {
-        qsort(rates[i], ROUNDS, sizeof rates[i][0], by_value);
-        printf("%-12s %9.0f records/s %6.2f times\n", ways[i].name, rates[i][ROUNDS / 2],
-               rates[i][ROUNDS / 2] / rates[0][ROUNDS / 2]);
-    }
-    return EXIT_SUCCESS;
+    fprintf(stderr, "%" PRIu64 " records, epoch %" PRIu64 "\n", w.durable, w.epoch);
+    wal_close(&w);
+    return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
