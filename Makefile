@@ -43,8 +43,8 @@ BLOCKED_PROGRAMS := target/faults/deny target/faults/which $(EXAMPLES)
 SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '*.rs')
 
 .PHONY: all lib examples run check check-rust check-headers check-c check-asan check-blocked \
-        check-blocked-quick check-faults lint bench sim header install uninstall clean help tools-c \
-        tools-bench tools-faults \
+        check-blocked-quick check-faults check-crash lint bench sim header install uninstall clean help tools-c \
+        tools-bench tools-faults tools-crash \
         $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
 all: lib examples ## the library, its header, the examples
 
@@ -146,6 +146,22 @@ target/faults/shortfs: c_tests/faults/shortfs.c | tools-faults
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $$(pkg-config --cflags --libs fuse3)
 
+# Crashes of the machine that the test makes.
+CRASHES ?= 100
+check-crash: target/examples/wal target/crash/crash target/crash/unsafe tools-crash ## a log outlives crashes: needs root and a loop device; CRASHES=100
+	c_tests/crash/crash.sh target/crash target/examples/wal $(CRASHES)
+
+target/crash/crash: c_tests/crash/crash.c | tools-c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $<
+
+target/crash/unsafe: c_tests/crash/unsafe.c examples_c/wal.c $(HEADER) $(SHARED) | tools-c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $(LINK)
+
+# It includes the example.
+target/c_tests/t_wal target/c_tests_asan/t_wal: examples_c/wal.c
+
 # The same programs against a library built with AddressSanitizer, leaks included.
 ASAN_BUILD := target/asan/x86_64-unknown-linux-gnu/release
 ASAN_TESTS := $(patsubst target/c_tests/%,target/c_tests_asan/%,$(C_TESTS))
@@ -240,6 +256,9 @@ tools-c:
 tools-faults: tools-c
 	$(call bring,pkg-config fusermount3 nbdkit nbdfuse strace losetup mkfs.ext4 mkfs.xfs mkfs.btrfs,fuse3/fuse_opt.h,\
 	  fuse3 libfuse3-dev pkg-config nbdkit libnbd-bin strace util-linux e2fsprogs xfsprogs btrfs-progs)
+
+tools-crash:
+	$(call bring,losetup mkfs.ext4,stdio.h,util-linux e2fsprogs)
 
 tools-bench:
 	$(call bring,$(CC),liburing.h uv.h,gcc liburing-dev libuv1-dev)
