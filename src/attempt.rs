@@ -33,7 +33,7 @@ pub(crate) fn outcome<C>(event: &IOEvent<C>, result: i64) -> i64 {
         return result;
     }
     let stopped = [libc::ECANCELED, libc::EINTR].contains(&(-result as i32));
-    let transfer = event.action().is_some_and(IOAction::is_transfer);
+    let transfer = event.is_transfer();
     let ending = event.ending(clock::now).filter(|_| stopped || transfer);
     ending.map_or(result, |errno| -i64::from(errno))
 }
@@ -99,7 +99,7 @@ impl Attempt {
         result: i64,
         counters: &mut Counters,
     ) -> Verdict {
-        let action = event.action().unwrap_or(IOAction::Fsync);
+        let action = event.kind();
         match action {
             // A sync that failed is never asked again: the kernel reports an error once, and the
             // second answer would be yes while the data is gone (fsync(2)).
@@ -165,7 +165,7 @@ impl Attempt {
         status_flags: impl FnOnce() -> i32,
         mut whole: impl FnMut(IOEvent<C>),
     ) -> Verdict {
-        let action = run.action().unwrap_or(IOAction::Fsync);
+        let action = run.kind();
         if result > 0 {
             if let Err(errno) = self.moved(action, result as u64, counters) {
                 return Verdict::Complete(-i64::from(errno));

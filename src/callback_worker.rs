@@ -14,7 +14,7 @@ use crate::fork;
 use crate::gate::{lock, Gate};
 use crate::ledger::Ledger;
 use crate::log::{explain, log, Level};
-use crate::tasks::{IOAction, IOCallback, IOEvent};
+use crate::tasks::{IOCallback, IOEvent};
 use crate::thread::{spawn, within, NO_THREAD};
 
 /// The most threads of one set.
@@ -182,9 +182,9 @@ impl<C: IOCallback> Drop for Delivery<C> {
 
 /// Calls one callback. Afterwards nothing of the event is touched: it is somebody else's.
 fn run<C: IOCallback>(ledger: &Ledger, mut event: IOEvent<C>) {
-    let (_, admission) = event.owner();
+    let admission = event.admission();
     ledger.start(admission);
-    if event.result() < 0 && event.action() == Some(IOAction::Write) {
+    if event.result() < 0 && event.is_write() {
         ledger.failed_write_starts(admission.number());
     }
     event.release();
@@ -202,9 +202,9 @@ fn run<C: IOCallback>(ledger: &Ledger, mut event: IOEvent<C>) {
 /// Gives an event to the thread that waits for it instead of a callback. Afterwards nothing of it is
 /// touched.
 pub(crate) fn hand_back<C>(ledger: &Ledger, event: IOEvent<C>) {
-    let (_, admission) = event.owner();
+    let admission = event.admission();
     ledger.start(admission);
-    if event.result() < 0 && event.action() == Some(IOAction::Write) {
+    if event.result() < 0 && event.is_write() {
         ledger.failed_write_starts(admission.number());
     }
     ledger.finish(admission);

@@ -587,7 +587,7 @@ impl<C: IOCallback> Shared<C> {
     pub(crate) fn hand_over(&self, event: IOEvent<C>, here: Here) {
         let core = &*self.core;
         let mine = core.backlog.belongs_to(here.token);
-        let deadline = event.chain().filter_map(IOEvent::deadline).min();
+        let deadline = event.first_deadline();
         if mine && (here.in_callback || matches!(self.seat, Seat::Owner(_))) {
             core.backlog.push(event);
             if deadline.is_some() {
@@ -595,11 +595,11 @@ impl<C: IOCallback> Shared<C> {
             }
             return;
         }
-        let alone_sync = match (event.link(), event.action()) {
-            (Link::None, Some(action)) if action.is_sync() => Some(event.fd()),
+        let alone_sync = match event.link() {
+            Link::None if event.is_sync() => Some(event.fd()),
             _ => None,
         };
-        let (_, admission) = event.owner();
+        let admission = event.admission();
         // Neither can fail: the receivers live until everything accepted has been taken, and the
         // bounded one has room for as many as there are places in the ledger.
         match (admission.has_place(), &self.inner, &self.outer) {
@@ -654,7 +654,7 @@ impl<C: IOCallback> Shared<C> {
         self.launch(event, here)?;
         // What the calling thread cannot do by itself; the owner of a polled context cannot sleep until
         // its own reactor's sync is done.
-        let sync = event.action().is_some_and(IOAction::is_sync) && self.config.sync_groups;
+        let sync = event.is_sync() && self.config.sync_groups;
         let reactors_turn =
             sync && self.config.polled && self.core.callers.reactor_comes(event.fd());
         let is_reactors = event.is_barrier() || event.is_timed() || event.priority() != 0;
@@ -662,9 +662,9 @@ impl<C: IOCallback> Shared<C> {
             return self.run_there(event, here).inspect_err(|_| event.abort_launch());
         }
         let accept = || self.ledger().accept(false);
-        let accepted = match event.action() {
-            Some(IOAction::Write) => self.core.callers.write(event.fd(), accept),
-            _ => accept(),
+        let accepted = match event.is_write() {
+            true => self.core.callers.write(event.fd(), accept),
+            false => accept(),
         };
         let admission = accepted.map_err(|_| {
             event.abort_launch();
@@ -682,7 +682,7 @@ impl<C: IOCallback> Shared<C> {
     fn sync_here(&self, event: &mut IOEvent<C>, admission: Admission) -> i64 {
         let callers = &self.core.callers;
         let fd = event.fd();
-        let whole = event.action() == Some(IOAction::Fsync);
+        let whole = event.kind() == IOAction::Fsync;
         if let Some(waiter) = callers.want_sync(fd, whole) {
             loop {
                 match waiter.turn() {
@@ -783,7 +783,7 @@ impl<C: IOCallback> Shared<C> {
         self.callers.add(&counters);
         event.complete(result);
         let number = admission.number();
-        let write = event.action() == Some(IOAction::Write);
+        let write = event.is_write();
         if result < 0 && write {
             self.ledger().write_failed(event.fd(), number, -result as i32);
         }

@@ -187,6 +187,7 @@ impl Ledger {
     }
 
     /// The callback of an event is about to be called: the event leaves its place.
+    #[inline(always)]
     pub(crate) fn start(&self, admission: Admission) {
         self.add(&self.started.0);
         // Who waits has seen all places taken. The first one left wakes everybody, and until it

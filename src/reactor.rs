@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -119,9 +119,7 @@ struct Slot<C> {
 impl<C> Slot<C> {
     /// Its events travel in one transfer, by a list of segments.
     fn is_joined_transfer(&self) -> bool {
-        let joined = |event: &IOEvent<C>| {
-            event.is_joined() && event.action().is_some_and(IOAction::is_transfer)
-        };
+        let joined = |event: &IOEvent<C>| event.is_joined() && event.is_transfer();
         !self.apart && self.event.as_ref().is_some_and(joined)
     }
 }
@@ -300,7 +298,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn arrive_one(&mut self, core: &Core<C>, run: IOEvent<C>) {
         let waits = self.free.is_empty() || self.waiting.merges() || !self.waiting.is_empty();
         if run.is_done() {
@@ -308,19 +306,17 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             self.ready.push_back(run);
             return;
         }
-        for event in run.chain() {
-            if let Some(deadline) = event.deadline() {
-                self.may_end = true;
-                self.timed = true;
-                self.look_at(deadline);
-            }
-            if self.may_end && event.is_cancelled() {
-                // By somebody who could not tell where it was.
-                self.look_at(clock::now());
-            }
-            if self.syncs.has_barriers() && event.action() == Some(IOAction::Write) {
-                self.syncs.write_came(event.fd(), event.owner().1.number());
-            }
+        if let Some(deadline) = run.first_deadline() {
+            self.may_end = true;
+            self.timed = true;
+            self.look_at(deadline);
+        }
+        if self.may_end && run.chain().any(IOEvent::is_cancelled) {
+            // By somebody who could not tell where it was.
+            self.look_at(clock::now());
+        }
+        if self.syncs.has_barriers() && run.is_write() {
+            run.chain().for_each(|event| self.syncs.write_came(event.fd(), event.number()));
         }
         if self.syncs.holds(&run) {
             self.syncs.push(run);
@@ -378,8 +374,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let here = |fd, number| {
             let all = slots().flat_map(IOEvent::chain).chain(self.waiting.iter());
             let before = all.filter(|event| {
-                let write = event.action() == Some(IOAction::Write);
-                write && event.fd() == fd && event.owner().1.number() < number
+                let write = event.is_write();
+                write && event.fd() == fd && event.number() < number
             });
             before.count()
         };
@@ -474,7 +470,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         if run.is_joined() {
             let followers = run.chain().count() - 1;
             self.followers += followers;
-            if run.action().is_some_and(IOAction::is_sync) {
+            if run.is_sync() {
                 self.counters.syncs_joined += followers as u64;
             } else {
                 self.counters.merged += followers as u64;
@@ -514,7 +510,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let op = slot.operation();
         let Some(event) = &slot.event else { unreachable!("issued without an event") };
         if let Err(errno) = slot.attempt.begin(&op, event) {
-            self.complete(core, number, -i64::from(errno));
+            self.complete_unissued(core, number, errno);
             return true;
         }
         match self.interface.prep(number, &op) {
@@ -531,7 +527,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
                 }
             }
             Prep::Full => return false,
-            Prep::Unsupported => self.complete(core, number, -i64::from(libc::EOPNOTSUPP)),
+            Prep::Unsupported => self.complete_unissued(core, number, libc::EOPNOTSUPP),
         }
         true
     }
@@ -551,7 +547,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let errno = ending(event);
         self.part_from_ending(core, number);
         match errno {
-            Some(errno) => self.complete(core, number, -i64::from(errno)),
+            Some(errno) => self.complete_unissued(core, number, errno),
             None => return false,
         }
         true
@@ -577,23 +573,44 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 
     /// Completes the event of a slot, and all that travel with it: an error is everybody's, and
     /// without one each has what it moved. Where they go one after the other, the next has its turn.
+    #[inline(always)]
     fn complete(&mut self, core: &Core<C>, number: u32, result: i64) {
         let slot = &mut self.slots[number as usize];
-        let apart = slot.apart;
-        let mut next = slot.event.take();
-        let first = next.as_ref().map(|event| (event.fd(), event.action()));
-        if let Some((fd, Some(action))) = first.filter(|_| self.sync_groups) {
-            if action.is_sync() {
-                let followers = std::mem::take(&mut slot.followers);
-                // With all that came meanwhile, so that no caller overtakes it.
-                if self.lanes.is_some() {
-                    self.sweep(core);
-                }
-                core.callers.end_reactors_sync(fd, self.syncs.has_ready(fd));
-                self.syncs.ended(fd);
-                followers.iter().for_each(|follower| follower.finish(result));
-            }
+        let Some(event) = slot.event.take() else { unreachable!("completed without an event") };
+        if self.sync_groups && event.is_sync() {
+            self.end_sync(core, number, event.fd(), result);
         }
+        if event.is_joined() {
+            return self.complete_joined(core, number, event, result);
+        }
+        let result = if result < 0 { result } else { event.transferred() as i64 };
+        self.finish(core, event, result);
+        self.free.push(number);
+    }
+
+    /// The same with an error, for what the kernel was not asked for.
+    #[cold]
+    fn complete_unissued(&mut self, core: &Core<C>, number: u32, errno: i32) {
+        self.complete(core, number, -i64::from(errno));
+    }
+
+    /// The sync of a descriptor is done.
+    #[cold]
+    fn end_sync(&mut self, core: &Core<C>, number: u32, fd: RawFd, result: i64) {
+        let followers = std::mem::take(&mut self.slots[number as usize].followers);
+        // With all that came meanwhile, so that no caller overtakes it.
+        if self.lanes.is_some() {
+            self.sweep(core);
+        }
+        core.callers.end_reactors_sync(fd, self.syncs.has_ready(fd));
+        self.syncs.ended(fd);
+        followers.iter().for_each(|follower| follower.finish(result));
+    }
+
+    #[inline(never)]
+    fn complete_joined(&mut self, core: &Core<C>, number: u32, first: IOEvent<C>, result: i64) {
+        let apart = self.slots[number as usize].apart;
+        let mut next = Some(first);
         while let Some(event) = next {
             next = if event.is_joined() { merge::untie(&event) } else { None };
             let result = if result < 0 { result } else { event.transferred() as i64 };
@@ -614,14 +631,15 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     }
 
     /// An event is done: all of them come through here.
+    #[inline(always)]
     fn finish(&mut self, core: &Core<C>, event: IOEvent<C>, mut result: i64) {
         if self.may_end {
             result = outcome(&event, result);
         }
         event.complete(result);
         self.counters.failed += u64::from(result < 0);
-        if event.action() == Some(IOAction::Write) {
-            let number = event.owner().1.number();
+        if event.is_write() {
+            let number = event.number();
             if result < 0 {
                 core.ledger.write_failed(event.fd(), number, -result as i32);
             }
@@ -855,16 +873,17 @@ fn time_until(at: Option<Instant>) -> Option<Duration> {
 
 impl<C> Slot<C> {
     /// The next operation of its event, or of all that travel with it.
+    #[inline(always)]
     fn operation(&self) -> Op {
         let Some(event) = &self.event else { unreachable!("an operation without an event") };
         if self.is_joined_transfer() {
             return self.segments.operation(event);
         }
-        let op = event.next_op();
-        match self.followers.iter().any(|follower| follower.whole) {
-            true => Op { action: IOAction::Fsync, ..op },
-            false => op,
+        let mut op = event.next_op();
+        if self.followers.iter().any(|follower| follower.whole) {
+            op.action = IOAction::Fsync;
         }
+        op
     }
 }
 

@@ -73,7 +73,7 @@ impl<C> Syncs<C> {
 
     /// Whether this one has to wait here.
     pub(crate) fn holds(&self, event: &IOEvent<C>) -> bool {
-        event.action().is_some_and(IOAction::is_sync) && (self.groups || event.is_barrier())
+        event.is_sync() && (self.groups || event.is_barrier())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -95,7 +95,7 @@ impl<C> Syncs<C> {
     }
 
     pub(crate) fn push(&mut self, event: IOEvent<C>) {
-        let (fd, number) = (event.fd(), event.owner().1.number());
+        let (fd, number) = (event.fd(), event.number());
         let wait = match event.is_barrier() {
             true => Wait::Uncounted,
             false => Wait::Nothing,
@@ -243,9 +243,7 @@ impl<C> Syncs<C> {
                 self.look_at(fd);
             }
             // One that syncs more than the others goes first: the operation is its own.
-            if let Some(whole) =
-                run.iter().position(|event| event.action() == Some(IOAction::Fsync))
-            {
+            if let Some(whole) = run.iter().position(|event| event.kind() == IOAction::Fsync) {
                 run.swap(0, whole);
             }
             return join(run).map(|run| Next::Start(run, followers));

@@ -480,6 +480,25 @@ impl<C> IOEvent<C> {
         prepared.then_some(self.inner().setup.action)
     }
 
+    /// The action of an event that was prepared.
+    #[inline(always)]
+    pub(crate) fn kind(&self) -> IOAction {
+        self.inner().setup.action
+    }
+
+    /// A read or a write.
+    pub(crate) fn is_transfer(&self) -> bool {
+        self.kind().is_transfer()
+    }
+
+    pub(crate) fn is_write(&self) -> bool {
+        self.kind() == IOAction::Write
+    }
+
+    pub(crate) fn is_sync(&self) -> bool {
+        self.kind().is_sync()
+    }
+
     /// The descriptor; -1 before the first prep.
     pub fn fd(&self) -> RawFd {
         self.inner().setup.fd
@@ -580,6 +599,16 @@ impl<C> IOEvent<C> {
         (self.inner().cell.owner(), self.progress().admission)
     }
 
+    /// Its place in the order of acceptance.
+    pub(crate) fn number(&self) -> u64 {
+        self.progress().admission.number()
+    }
+
+    /// How it was counted in.
+    pub(crate) fn admission(&self) -> Admission {
+        self.progress().admission
+    }
+
     /// What only the engine touches, while it holds the event.
     #[allow(clippy::mut_from_ref)]
     fn progress(&self) -> &mut Progress {
@@ -588,8 +617,18 @@ impl<C> IOEvent<C> {
     }
 
     /// When the event is to end.
+    #[inline(always)]
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.progress().deadline
+    }
+
+    /// When the first is to end of all that are tied together.
+    #[inline(always)]
+    pub(crate) fn first_deadline(&self) -> Option<Instant> {
+        match self.link() {
+            Link::None => self.deadline(),
+            _ => self.chain().filter_map(IOEvent::deadline).min(),
+        }
     }
 
     /// The errno with which the event ends unless it is whole before, where that has come: it was
