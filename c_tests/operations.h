@@ -66,6 +66,7 @@ static struct {
     pthread_cond_t changed;
     watched_file files[MOST_WATCHED];
     size_t watching;
+    bool holds_nowait; /* else reads that may not wait are taken for tries of the pool's */
     uint64_t order;
     size_t held;
     size_t count;
@@ -249,7 +250,7 @@ static inline bool answer_plain_call(long number, const long a[6], long *result)
     const operation asked = operation_of_call(number, a);
     pthread_mutex_lock(&kernels.mutex);
     /* What may not wait is tried once more, waiting. */
-    bool tried = asked.action == IOE_READ && asked.flags & RWF_NOWAIT;
+    bool tried = asked.action == IOE_READ && asked.flags & RWF_NOWAIT && !kernels.holds_nowait;
     for (size_t i = 0; tried && i < kernels.watching; i++)
         if (kernels.files[i].fd == asked.fd && kernels.files[i].next[IOE_READ].holds > 0) {
             pthread_mutex_unlock(&kernels.mutex);
@@ -481,6 +482,7 @@ static inline void watch_operations(const int *fds, size_t count)
     for (size_t i = 0; i < count; i++)
         kernels.files[i].fd = fds[i];
     kernels.count = kernels.held = 0;
+    kernels.holds_nowait = false;
     kernels.watching = count;
     pthread_mutex_unlock(&kernels.mutex);
 }
@@ -514,6 +516,14 @@ static inline void fail_next(int fd, int action, unsigned count, int error)
             kernels.files[i].next[action].fails = count;
             kernels.files[i].next[action].error = error;
         }
+    pthread_mutex_unlock(&kernels.mutex);
+}
+
+/* Reads that may not wait are the program's own, and held as others are. */
+static inline void hold_nowait(void)
+{
+    pthread_mutex_lock(&kernels.mutex);
+    kernels.holds_nowait = true;
     pthread_mutex_unlock(&kernels.mutex);
 }
 

@@ -121,15 +121,23 @@ ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offset)
     return transfer(SYS_preadv, &t, iov, count, 0);
 }
 
-/* Asked for what needs no waiting, a pipe is left to the others. */
+/* Asked for what needs no waiting, a pipe is left to the others. The ones with flags are otherwise for
+ * events that have some. */
 ssize_t preadv2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
 {
-    const plain_transfer t = {IOE_READ, true, true, fd, (uint64_t)offset, bytes_of(iov, count)};
-    if (is_pipe(fd)) {
+    const bool at_once = flags & RWF_NOWAIT;
+    const plain_transfer t = {IOE_READ, true, at_once, fd, (uint64_t)offset, bytes_of(iov, count)};
+    if (is_pipe(fd) && at_once) {
         errno = EAGAIN;
         return -1;
     }
     return transfer(SYS_preadv2, &t, iov, count, flags);
+}
+
+ssize_t pwritev2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
+{
+    const plain_transfer t = {IOE_WRITE, true, false, fd, (uint64_t)offset, bytes_of(iov, count)};
+    return transfer(SYS_pwritev2, &t, iov, count, flags);
 }
 
 ssize_t pwrite(int fd, const void *buf, size_t len, off_t offset)
