@@ -185,23 +185,33 @@ typedef struct slots {
     stuck_read reads[];
 } slots;
 
-/* Reads that stay, in the kernel when this returns: as many as the context's depth. */
+/* Submits one, and returns when the kernel has it: by a ring, or in a plain call. */
+static inline void submit_stuck(ioe_context *ctx, const delivery *how, const stuck_read *s)
+{
+    const bool by_ring = tested_driver == IOE_DRIVER_URING;
+    const unsigned before = atomic_load(&plain_calls[IOE_READ]);
+    if (by_ring)
+        watch_one_more(s->ends[0]);
+    ASSERT_CALL(ioe_submit(ctx, s->event), 0);
+    do {
+        if (how->flags & IOE_POLLED)
+            assert_int_equal(ioe_poll(ctx, 0, 0), 0);
+        sched_yield();
+    } while (by_ring ? count_operations(s->ends[0], IOE_READ) == 0
+                     : atomic_load(&plain_calls[IOE_READ]) == before);
+}
+
+/* As many as the context's depth. */
 static inline slots *fill_slots(ioe_context *ctx, const delivery *how)
 {
     const size_t count = get_info(ctx).depth;
-    const uint64_t before = get_stats(ctx).operations;
     slots *s = calloc(1, sizeof *s + count * sizeof *s->reads);
     assert_non_null(s);
     *s = (slots){.ctx = ctx, .how = how, .count = count, .done = LATCH_INIT};
     for (size_t i = 0; i < count; i++) {
         stuck_prepare(&s->reads[i], hit_latch, &s->done);
-        ASSERT_CALL(ioe_submit(ctx, s->reads[i].event), 0);
+        submit_stuck(ctx, how, &s->reads[i]);
     }
-    do {
-        if (how->flags & IOE_POLLED)
-            assert_int_equal(ioe_poll(ctx, 0, 0), 0);
-        sched_yield();
-    } while (get_stats(ctx).operations < before + count);
     return s;
 }
 

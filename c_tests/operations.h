@@ -19,7 +19,7 @@
 #include "intercept.h"
 #include "stuck.h"
 
-enum { ACTIONS = IOE_FALLOCATE + 1, MOST_WATCHED = 4, MOST_OPERATIONS = 1 << 14, MOST_RINGS = 1024 };
+enum { ACTIONS = IOE_FALLOCATE + 1, MOST_WATCHED = 8, MOST_OPERATIONS = 1 << 14, MOST_RINGS = 1024 };
 
 #define ALL_OF_THEM UINT32_MAX
 
@@ -485,6 +485,16 @@ static inline void watch_operations(const int *fds, size_t count)
     kernels.holds_nowait = false;
     kernels.watching = count;
     pthread_mutex_unlock(&kernels.mutex);
+}
+
+static inline void watch_one_more(int fd)
+{
+    pthread_mutex_lock(&kernels.mutex);
+    const bool room = kernels.watching < MOST_WATCHED;
+    if (room)
+        kernels.files[kernels.watching++] = (watched_file){.fd = fd};
+    pthread_mutex_unlock(&kernels.mutex);
+    assert_true(room);
 }
 
 static inline void stop_watching_operations(void)

@@ -204,11 +204,11 @@ static void continuations_have_the_flags(void **state)
 static void flags_reach_the_kernel(void **state)
 {
     const delivery *how = *state;
+    ioe_context *ctx = new_context(how, DEPTH, QUEUE);
     for (int direct = 0; direct <= 1; direct++)
         for (int vectored = 0; vectored <= 1; vectored++)
             for (int waits = 0; waits <= 1; waits++) {
                 const int fd = temp_file(ON_DISK), use = direct ? open_direct(fd) : fd;
-                ioe_context *ctx = new_context(how, DEPTH, QUEUE);
                 uint8_t *bytes = ioe_buffer_alloc(2 * BLOCK, 0);
                 const struct iovec parts[2] = {{bytes, BLOCK}, {bytes + BLOCK, BLOCK}};
                 ioe_event *event = new_event();
@@ -239,13 +239,13 @@ static void flags_reach_the_kernel(void **state)
                 assert_int_equal(count_operations(use, IOE_READ), 1);
                 assert_int_equal(find_operation(use, READS, 0).flags, RWF_NOWAIT);
                 stop_watching_operations();
-                ASSERT_CALL(ioe_context_free(ctx), 0);
                 assert_int_equal(ioe_event_free(event), 0);
                 ioe_buffer_free(bytes);
                 if (direct)
                     close(use);
                 close(fd);
             }
+    ASSERT_CALL(ioe_context_free(ctx), 0);
 }
 
 /* Which of the file's pages are in memory. */
@@ -556,29 +556,28 @@ static const mixture mixtures[] = {
     {{IOE_HIPRI, IOE_HIPRI}, {0, 0}, 8},
 };
 
-static void check_mixture(const delivery *how, const mixture *m, bool by_merger)
+/* With a merger where the context does not merge by itself. */
+static void check_mixture(ioe_context *ctx, const delivery *how, const mixture *m)
 {
     enum { EACH = 8 };
     const int fd = temp_file(ON_DISK);
-    ioe_context *ctx = new_merging_context(how, DEPTH, QUEUE, by_merger ? 0 : 1 << 20);
-    if (how->flags & IOE_POLLED)
-        assert_int_equal(ioe_poll(ctx, 0, 0), 0);
+    const ioe_stats before = get_stats(ctx);
     row *r = new_row(fd, IOE_WRITE, 0, EACH, BLOCK, 0);
     for (size_t i = 0; i < EACH; i++) {
         ASSERT_CALL(ioe_event_set_flags(r->members[i].event, m->flags[i / (EACH / 2)]), 0);
         ASSERT_CALL(ioe_event_set_priority(r->members[i].event, m->priorities[i / (EACH / 2)]), 0);
     }
     watch_operations(&fd, 1);
-    if (by_merger) {
+    if (get_info(ctx).merge_limit > 0) {
+        batch_row(ctx, r);
+    } else {
         ioe_merger *merger = new_merger(ctx, fd, IOE_WRITE, 1 << 20);
         add_row(merger, r);
         ASSERT_CALL(ioe_merger_free(merger), 0);
-    } else {
-        batch_row(ctx, r);
     }
     await(ctx, how, &r->done, EACH);
-    const ioe_stats stats = get_stats(ctx);
-    assert_int_equal(stats.merged, EACH - m->operations);
+    ASSERT_CALL(ioe_drain(ctx, -1), 0);
+    assert_int_equal(get_stats(ctx).merged - before.merged, EACH - m->operations);
     /* Who travels in an operation finds his own there. */
     size_t found = 0;
     for (size_t i = 0; i < count_operations(fd, IOE_WRITE); i++) {
@@ -597,16 +596,20 @@ static void check_mixture(const delivery *how, const mixture *m, bool by_merger)
         assert_true(r->members[i].result == BLOCK || !works);
     }
     stop_watching_operations();
-    ASSERT_CALL(ioe_context_free(ctx), 0);
     free_row(r);
     close(fd);
 }
 
 static void only_like_is_merged_with_like(void **state)
 {
-    for (size_t i = 0; i < COUNT_OF(mixtures); i++) {
-        check_mixture(*state, &mixtures[i], false);
-        check_mixture(*state, &mixtures[i], true);
+    const delivery *how = *state;
+    for (uint32_t merge_limit = 0; merge_limit <= 1 << 20; merge_limit += 1 << 20) {
+        ioe_context *ctx = new_merging_context(how, DEPTH, QUEUE, merge_limit);
+        if (how->flags & IOE_POLLED)
+            assert_int_equal(ioe_poll(ctx, 0, 0), 0);
+        for (size_t i = 0; i < COUNT_OF(mixtures); i++)
+            check_mixture(ctx, how, &mixtures[i]);
+        ASSERT_CALL(ioe_context_free(ctx), 0);
     }
 }
 
