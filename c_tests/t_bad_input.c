@@ -87,7 +87,7 @@ static void config_numbers_have_bounds(void **state)
 static void config_flags_must_be_known(void **state)
 {
     (void)state;
-    for (unsigned bit = 3; bit < 32; bit++) {
+    for (unsigned bit = 4; bit < 32; bit++) {
         ioe_config cfg = defaults();
         cfg.flags = UINT32_C(1) << bit;
         refused_config(&cfg, -EINVAL);
@@ -97,6 +97,17 @@ static void config_flags_must_be_known(void **state)
     ioe_config cfg = defaults();
     cfg.flags = UINT32_MAX;
     refused_config(&cfg, -EINVAL);
+}
+
+static void config_reserves_a_field(void **state)
+{
+    (void)state;
+    static const uint32_t values[] = {1, UINT32_C(1) << 31, UINT32_MAX};
+    for (size_t i = 0; i < COUNT_OF(values); i++) {
+        ioe_config cfg = defaults();
+        cfg.reserved = values[i];
+        refused_config(&cfg, -EINVAL);
+    }
 }
 
 static void config_of_iopoll_needs_polled(void **state)
@@ -167,6 +178,8 @@ static void context_of_null_is_refused(void **state)
     ASSERT_CALL(ioe_context_free(NULL), -EINVAL);
     ASSERT_CALL(ioe_poll(NULL, 0, 0), -EINVAL);
     ASSERT_CALL(ioe_context_fd(NULL), -EINVAL);
+    ASSERT_CALL(ioe_cancel(NULL, 0), -EINVAL);
+    ASSERT_CALL(ioe_cancel(NULL, UINT64_MAX), -EINVAL);
 }
 
 static void context_calls_check_their_arguments(void **state)
@@ -210,6 +223,9 @@ static void event_of_null_is_refused(void **state)
     ASSERT_CALL(ioe_prep_fdatasync(NULL, 0), -EINVAL);
     ASSERT_CALL(ioe_prep_fallocate(NULL, 0, 0, 0, 16), -EINVAL);
     ASSERT_CALL(ioe_event_set_callback(NULL, hit_latch, NULL), -EINVAL);
+    ASSERT_CALL(ioe_event_set_flags(NULL, IOE_DSYNC), -EINVAL);
+    ASSERT_CALL(ioe_event_set_priority(NULL, 0), -EINVAL);
+    ASSERT_CALL(ioe_event_set_timeout(NULL, 0), -EINVAL);
 }
 
 static void getters_of_null_have_values(void **state)
@@ -225,6 +241,7 @@ static void getters_of_null_have_values(void **state)
     assert_int_equal(ioe_event_size(NULL), 0);
     assert_int_equal(ioe_event_offset(NULL), 0);
     assert_null(ioe_event_arg(NULL));
+    assert_int_equal(ioe_event_id(NULL), 0);
     assert_int_equal(errno, ERRNO_MARK);
 }
 
@@ -446,6 +463,7 @@ int main(void)
         cmocka_unit_test(config_of_null_is_refused),
         cmocka_unit_test(config_numbers_have_bounds),
         cmocka_unit_test(config_flags_must_be_known),
+        cmocka_unit_test(config_reserves_a_field),
         cmocka_unit_test(config_of_iopoll_needs_polled),
         cmocka_unit_test(config_of_polled_excludes_shared_workers),
         cmocka_unit_test(config_of_a_rings_flags_needs_a_ring),

@@ -713,7 +713,6 @@ static void cancel_ends_the_owners_sleep(void **state)
         }
 }
 
-/* What cannot be found is told to other threads as well, and wakes nobody. */
 static void *cancel_a_strange_id(void *arg)
 {
     canceller *c = arg;
@@ -721,17 +720,18 @@ static void *cancel_a_strange_id(void *arg)
     return NULL;
 }
 
+/* And own nothing by that: the first that submits or polls does. */
 static void other_threads_are_told_too(void **state)
 {
     const delivery *how = *state;
     scene *s = set_scene(how, DEPTH, QUEUE, 0);
     note *n = new_notes(1, &s->done);
-    submit_write(s->ctx, n, s->fd, 0);
-    await(s->ctx, how, &s->done, 1);
-    canceller c = {.ctx = s->ctx, .id = ioe_event_id(n->event)};
+    canceller c = {.ctx = s->ctx, .id = 0};
     join_thread(start_thread(cancel_a_strange_id, &c));
     assert_int_equal(c.rc, -ENOENT);
-    c = (canceller){.ctx = s->ctx, .id = 0};
+    submit_write(s->ctx, n, s->fd, 0);
+    await(s->ctx, how, &s->done, 1);
+    c = (canceller){.ctx = s->ctx, .id = ioe_event_id(n->event)};
     join_thread(start_thread(cancel_a_strange_id, &c));
     assert_int_equal(c.rc, -ENOENT);
     free_notes(n, 1);

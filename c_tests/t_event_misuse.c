@@ -79,6 +79,7 @@ static void in_flight_event_is_left_alone(void **state)
     stopper *s = stop_callbacks(ctx, how, fd);
     assert_int_equal(ioe_prep_write(e, fd, buffer, LEN, 512), 0);
     assert_int_equal(ioe_event_set_callback(e, hit_latch, &done), 0);
+    const uint64_t id = ioe_event_id(e);
     ASSERT_CALL(ioe_submit(ctx, e), 0);
 
     ioe_event *batch[2] = {e, e};
@@ -91,12 +92,17 @@ static void in_flight_event_is_left_alone(void **state)
     ASSERT_CALL(ioe_prep_fdatasync(e, fd), -EBUSY);
     ASSERT_CALL(ioe_prep_fallocate(e, fd, 0, 0, 8), -EBUSY);
     ASSERT_CALL(ioe_event_set_callback(e, hit_latch, &wrong), -EBUSY);
+    ASSERT_CALL(ioe_event_set_flags(e, IOE_APPEND), -EBUSY);
+    ASSERT_CALL(ioe_event_set_flags(e, 0), -EBUSY);
+    ASSERT_CALL(ioe_event_set_priority(e, 2 << 13 | 7), -EBUSY);
+    ASSERT_CALL(ioe_event_set_timeout(e, 1), -EBUSY);
     ASSERT_CALL(ioe_submit(ctx, e), -EBUSY);
     ASSERT_CALL(ioe_try_submit(ctx, e), -EBUSY);
     ASSERT_CALL(ioe_submit_batch(ctx, batch, 2), -EBUSY);
     ASSERT_CALL(ioe_submit_wait(ctx, e), -EBUSY);
 
     /* The getters may be called, and nothing above has changed what they say. */
+    assert_int_equal(ioe_event_id(e), id);
     assert_fields(e, IOE_WRITE, fd, buffer, LEN, 512);
     assert_ptr_equal(ioe_event_arg(e), &done);
     assert_int_equal(latch_count(&done), 0);
@@ -129,6 +135,9 @@ static void done_event_is_left_alone_until_its_callback(void **state)
 
     ASSERT_CALL(ioe_event_free(e), -EBUSY);
     ASSERT_CALL(ioe_prep_fsync(e, fd), -EBUSY);
+    ASSERT_CALL(ioe_event_set_flags(e, IOE_DSYNC), -EBUSY);
+    ASSERT_CALL(ioe_event_set_priority(e, 0), -EBUSY);
+    ASSERT_CALL(ioe_event_set_timeout(e, 0), -EBUSY);
     ASSERT_CALL(ioe_submit(ctx, e), -EBUSY);
     assert_int_equal(latch_count(&done), 0);
     let_callbacks_go(s, ctx);

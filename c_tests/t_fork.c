@@ -144,6 +144,13 @@ static int refused_by_everything(ioe_context *ctx)
     CHILD_CHECK(ioe_context_info(ctx, &info, sizeof info) == -EOWNERDEAD);
     CHILD_CHECK(ioe_context_stats(ctx, &stats, sizeof stats) == -EOWNERDEAD);
     CHILD_CHECK(ioe_context_fd(ctx) == -EOWNERDEAD);
+    CHILD_CHECK(ioe_cancel(ctx, 0) == -EOWNERDEAD);
+    CHILD_CHECK(ioe_cancel(ctx, ioe_event_id(event)) == -EOWNERDEAD);
+    /* What is no context's works as ever, and changes nothing of that. */
+    CHILD_CHECK(ioe_event_set_flags(event, IOE_BARRIER) == 0);
+    CHILD_CHECK(ioe_event_set_timeout(event, 1) == 0);
+    CHILD_CHECK(ioe_submit(ctx, event) == -EOWNERDEAD);
+    CHILD_CHECK(ioe_submit_wait(ctx, event) == -EOWNERDEAD);
     CHILD_CHECK(latch_count(&done) == 0);
     CHILD_CHECK(!ioe_event_is_done(event));
     CHILD_CHECK(ioe_event_free(event) == 0);

@@ -1,6 +1,7 @@
 /*
  * Promise: a polled context has no thread of its own, belongs to the first thread that submits or
- * polls, and hands out callbacks inside that thread's calls. Every other thread is told -EPERM,
+ * polls, and hands out callbacks inside that thread's calls. Every other thread is told -EPERM, but may
+ * cancel,
  * until the owner has ended and somebody frees what it left.
  */
 #include "stuck.h"
@@ -24,7 +25,7 @@ static ioe_event *fsync_event(int fd, latch *done)
 
 /* ---- who owns it ---- */
 
-enum { SUBMIT, TRY_SUBMIT, BATCH, SUBMIT_WAIT, POLL, DRAIN, DESCRIPTOR, FREE, INFO, STATS, CALLS };
+enum { SUBMIT, TRY_SUBMIT, BATCH, SUBMIT_WAIT, POLL, DRAIN, DESCRIPTOR, FREE, INFO, STATS, CANCEL, CALLS };
 
 typedef struct visit {
     ioe_context *ctx;
@@ -47,13 +48,16 @@ static void *make_every_call(void *arg)
     v->answers[FREE] = ioe_context_free(v->ctx);
     v->answers[INFO] = ioe_context_info(v->ctx, &info, sizeof info);
     v->answers[STATS] = ioe_context_stats(v->ctx, &stats, sizeof stats);
+    v->answers[CANCEL] = ioe_cancel(v->ctx, ioe_event_id(v->event));
     return NULL;
 }
 
 static void assert_visitor_is_turned_away(const visit *v)
 {
     for (int call = 0; call < CALLS; call++)
-        assert_int_equal(v->answers[call], call == INFO || call == STATS ? 0 : -EPERM);
+        assert_int_equal(v->answers[call], call == INFO || call == STATS ? 0
+                                           : call == CANCEL              ? -ENOENT
+                                                                         : -EPERM);
     assert_false(ioe_event_is_done(v->event));
     assert_int_equal(ioe_event_result(v->event), IOE_PENDING);
 }

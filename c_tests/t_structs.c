@@ -19,6 +19,8 @@ _Static_assert(offsetof(ioe_config, workers) == 20, "config.workers");
 _Static_assert(offsetof(ioe_config, merge_limit) == 24, "config.merge_limit");
 _Static_assert(offsetof(ioe_config, flags) == 28, "config.flags");
 _Static_assert(offsetof(ioe_config, shared) == 32, "config.shared");
+_Static_assert(offsetof(ioe_config, stall_ms) == 40, "config.stall_ms");
+_Static_assert(offsetof(ioe_config, reserved) == 44, "config.reserved");
 _Static_assert(sizeof(ioe_config) % 8 == 0, "config grows in steps of 8");
 
 _Static_assert(offsetof(ioe_info, size) == 0, "info.size");
@@ -51,7 +53,11 @@ _Static_assert(sizeof(ioe_stats) % 8 == 0, "stats grows in steps of 8");
 _Static_assert(IOE_DRIVER_AUTO == 0 && IOE_DRIVER_URING == 1 && IOE_DRIVER_AIO == 2 &&
                    IOE_DRIVER_POOL == 3,
                "drivers");
-_Static_assert(IOE_POLLED == 1 && IOE_SQPOLL == 2 && IOE_IOPOLL == 4, "flags");
+_Static_assert(IOE_POLLED == 1 && IOE_SQPOLL == 2 && IOE_IOPOLL == 4 && IOE_NO_SYNC_GROUP == 8,
+               "flags");
+_Static_assert(IOE_HIPRI == 0x01 && IOE_DSYNC == 0x02 && IOE_NOWAIT == 0x08 && IOE_APPEND == 0x10 &&
+                   IOE_ATOMIC == 0x40 && IOE_DONTCACHE == 0x80 && IOE_BARRIER == 0x40000000,
+               "flags of events");
 _Static_assert(IOE_NONE == 0 && IOE_READ == 1 && IOE_WRITE == 2 && IOE_FSYNC == 3 &&
                    IOE_FDATASYNC == 4 && IOE_FALLOCATE == 5,
                "actions");
@@ -116,6 +122,8 @@ static void config_init_gives_the_defaults(void **state)
     assert_int_equal(cfg.merge_limit, 0);
     assert_int_equal(cfg.flags, 0);
     assert_null(cfg.shared);
+    assert_int_equal(cfg.stall_ms, 0);
+    assert_int_equal(cfg.reserved, 0);
 }
 
 static void config_init_fills_exactly_its_size(void **state)
@@ -166,6 +174,8 @@ static void config_of_an_older_caller_gets_defaults(void **state)
     mine.queue_size = 77;
     mine.workers = 3;
     mine.merge_limit = 0;
+    mine.flags = IOE_NO_SYNC_GROUP;
+    mine.stall_ms = 1000;
     for (size_t size = 8; size <= sizeof mine; size += 8) {
         ioe_info info;
         void *older = exactly(size);
@@ -176,7 +186,7 @@ static void config_of_an_older_caller_gets_defaults(void **state)
         assert_int_equal(info.depth, size >= 16 ? 7 : 128);
         assert_int_equal(info.queue_size, size >= 24 ? 77 : 1024);
         assert_int_equal(info.workers, size >= 24 ? 3 : 1);
-        assert_int_equal(info.flags, 0);
+        assert_int_equal(info.flags, size >= 32 ? IOE_NO_SYNC_GROUP : 0);
         free(older);
     }
 }
