@@ -1,8 +1,7 @@
 /*
  * Promise: a polled context has no thread of its own, belongs to the first thread that submits or
- * polls, and hands out callbacks inside that thread's calls. Every other thread is told -EPERM, but may
- * cancel,
- * until the owner has ended and somebody frees what it left.
+ * polls, and hands out callbacks inside that thread's calls. Every other thread may look on and
+ * cancel, and is told -EPERM by the rest, until the owner has ended and somebody frees what it left.
  */
 #include "stuck.h"
 

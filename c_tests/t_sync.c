@@ -811,6 +811,47 @@ static void barrier_waits_across_the_lanes(void **state)
     }
 }
 
+/* Those that came first are still in their queue, for all slots are taken, and the barrier comes by
+ * another. */
+static void barrier_waits_for_the_other_queue(void **state)
+{
+    enum { EARLIER = 3, SLOTS = 2 };
+    const delivery *how = *state;
+    scene *s = set_scene(how, SLOTS, QUEUE, 0);
+    latch writes_done = LATCH_INIT;
+    note *writes = new_notes(EARLIER, &writes_done), *barrier = new_notes(1, &s->done);
+    gate *g = calloc(1, sizeof *g);
+    assert_non_null(g);
+    *g = (gate)GATE_INIT;
+    helper *h = new_helper(s->ctx, s->other, barrier, 1, g);
+    prepare_sync(barrier->event, s->fd, IOE_FSYNC);
+    ASSERT_CALL(ioe_event_set_flags(barrier->event, IOE_BARRIER), 0);
+    ASSERT_CALL(ioe_submit(s->ctx, h->event), 0);
+    latch_wait(&g->entered, 1);
+    slots *taken = fill_slots(s->ctx, how);
+    hold_next(s->fd, IOE_WRITE, EARLIER);
+    for (size_t i = 0; i < EARLIER; i++)
+        submit_write(s->ctx, &writes[i], s->fd, i);
+    latch_hit(&g->opened);
+    latch_wait(&h->done, 1);
+    free_slots(taken);
+    for (size_t left = EARLIER; left > 0; left--) {
+        const size_t held = left < SLOTS ? left : SLOTS;
+        await_held(s->ctx, how, held);
+        assert_int_equal(count_syncs(s->fd), 0);
+        assert_true(let_one_go(held - 1, WHOLE));
+    }
+    await(s->ctx, how, &s->done, 1);
+    await(s->ctx, how, &writes_done, EARLIER);
+    check_note(barrier, 0);
+    check_barrier(s, EARLIER, IOE_FSYNC);
+    free(g);
+    free_helper(h);
+    free_notes(writes, EARLIER);
+    free_notes(barrier, 1);
+    leave_scene(s);
+}
+
 /* Nothing to wait for: as any sync; reads and syncs do not count. */
 static void barrier_alone_is_a_sync(void **state)
 {
@@ -1090,6 +1131,7 @@ int main(void)
         for_each_threaded_delivery(barrier_is_waited_for),
         polled_only(barrier_is_waited_for_by_the_owner),
         for_each_delivery(barrier_waits_across_the_lanes),
+        for_each_worker_delivery(barrier_waits_for_the_other_queue),
         for_each_delivery(barrier_alone_is_a_sync),
         for_each_delivery(barrier_has_the_error_of_a_write),
         for_each_worker_delivery(barrier_has_an_error_not_told_yet),
