@@ -206,6 +206,38 @@ static void queued_event_is_cancelled(void **state)
     leave_scene(s);
 }
 
+/* As many as there are slots, and more, cancelled before anybody has looked at them: whatever has to be
+ * asked of the kernel for that has no room beside them. */
+static void submitted_and_cancelled_at_once(void **state)
+{
+    enum { SLOTS = 4, MANY = 3 * SLOTS };
+    const delivery *how = *state;
+    scene *s = set_scene(how, SLOTS, QUEUE, 0);
+    latch done = LATCH_INIT;
+    for (size_t count = 1; count <= MANY; count++) {
+        /* The first cancel of a context, too. */
+        ioe_context *ctx = new_context(how, SLOTS, QUEUE);
+        note *notes = new_notes(count, &done);
+        const unsigned long before = latch_count(&done);
+        uint64_t ids[MANY];
+        for (size_t i = 0; i < count; i++) {
+            prepare_write(&notes[i], s->other, i, 1);
+            ids[i] = ioe_event_id(notes[i].event);
+            ASSERT_CALL(ioe_submit(ctx, notes[i].event), 0);
+        }
+        for (size_t i = 0; i < count; i++) {
+            const int rc = ioe_cancel(ctx, ids[i]);
+            assert_true(rc == 0 || (rc == -ENOENT && !(how->flags & IOE_POLLED)));
+        }
+        await(ctx, how, &done, before + count);
+        ASSERT_CALL(ioe_context_free(ctx), 0);
+        for (size_t i = 0; i < count; i++)
+            whole_or_cancelled(&notes[i], BLOCK);
+        free_notes(notes, count);
+    }
+    leave_scene(s);
+}
+
 /* Any of many, and it can be submitted again. */
 static void queue_without_the_cancelled_goes_on(void **state)
 {
@@ -865,6 +897,7 @@ int main(void)
         for_each_delivery(what_is_not_in_flight_is_not_found),
         for_each_delivery(successor_is_not_hit),
         for_each_delivery(queued_event_is_cancelled),
+        for_each_delivery(submitted_and_cancelled_at_once),
         for_each_delivery(queue_without_the_cancelled_goes_on),
         for_each_delivery(gathered_event_is_cancelled),
         for_each_delivery(waiting_sync_is_cancelled),
