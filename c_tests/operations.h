@@ -420,6 +420,9 @@ static inline void look_at_queue(int fd, uint32_t count)
     unmap_ring(&v);
 }
 
+/* So many calls that hand operations to a ring are refused: the queue stays as it is. */
+static atomic_uint refused_entries;
+
 static bool answer_call(long number, long a[6], long *result)
 {
     pthread_mutex_lock(&kernels.mutex);
@@ -432,6 +435,10 @@ static bool answer_call(long number, long a[6], long *result)
             ring_params[*result] = *(const struct io_uring_params *)a[1];
         return true;
     case SYS_io_uring_enter:
+        if (a[1] > 0 && take_one(&refused_entries)) {
+            *result = -EAGAIN;
+            return true;
+        }
         if (watching && a[1] > 0)
             look_at_queue((int)a[0], (uint32_t)a[1]);
         return false;
