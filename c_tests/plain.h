@@ -121,8 +121,7 @@ ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offset)
     return transfer(SYS_preadv, &t, iov, count, 0);
 }
 
-/* Asked for what needs no waiting, a pipe is left to the others. The ones with flags are otherwise for
- * events that have some. */
+/* For events with flags; and, asked for what needs no waiting, a pipe is left to the others. */
 ssize_t preadv2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
 {
     const bool at_once = flags & RWF_NOWAIT;

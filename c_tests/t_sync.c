@@ -438,8 +438,8 @@ static void *commit_again_and_again(void *arg)
     for (unsigned long i = 0; i < c->rounds; i++) {
         const int action = (i + c->number) % 3 == 0 ? IOE_FSYNC : IOE_FDATASYNC;
         const uint64_t before = now_in_order();
-        if ((action == IOE_FSYNC ? ioe_prep_fsync(n.event, c->fd) : ioe_prep_fdatasync(n.event, c->fd)) != 0)
-            c->wrong++;
+        c->wrong += (action == IOE_FSYNC ? ioe_prep_fsync(n.event, c->fd)
+                                         : ioe_prep_fdatasync(n.event, c->fd)) != 0;
         if ((i + c->number) % 2 == 0) {
             c->wrong += ioe_submit_wait(c->ctx, n.event) != 0;
         } else {
@@ -1056,8 +1056,8 @@ static void *write_and_sync(void *arg)
         for (size_t i = 0; i < EACH; i++)
             w->wrong += ioe_prep_write(notes[i].event, w->fd, memory, BLOCK, (block + i) * BLOCK) != 0 ||
                         ioe_submit(w->ctx, notes[i].event) != 0;
-        w->wrong += ioe_prep_fdatasync(barrier, w->fd) != 0 || ioe_event_set_flags(barrier, IOE_BARRIER) != 0 ||
-                    ioe_submit(w->ctx, barrier) != 0;
+        w->wrong += ioe_prep_fdatasync(barrier, w->fd) != 0 ||
+                    ioe_event_set_flags(barrier, IOE_BARRIER) != 0 || ioe_submit(w->ctx, barrier) != 0;
         latch_wait(&done, (round + 1) * (EACH + 1));
         w->wrong += notes[EACH].result != 0;
         uint64_t last = 0;
