@@ -560,26 +560,24 @@ static void times_race_with_completion(void **state)
 
 /* ---- stalls ---- */
 
+static log_lines said = LOG_LINES_INIT;
+
+/* From here on lines are kept, but not those about the choice of a driver. */
 static ioe_context *new_stalling_context(const delivery *how, uint32_t stall_ms)
 {
     ioe_config cfg;
     assert_int_equal(ioe_config_init(&cfg, sizeof cfg), 0);
-    assert_int_equal(cfg.stall_ms, 0);
     cfg.depth = 4;
     cfg.queue_size = QUEUE;
     cfg.workers = how->workers;
     cfg.flags = how->flags;
     cfg.stall_ms = stall_ms;
-    return new_context_from(&cfg);
-}
-
-static log_lines said = LOG_LINES_INIT;
-
-static void forget_lines(void)
-{
+    ioe_context *ctx = new_context_from(&cfg);
     pthread_mutex_lock(&said.mutex);
     said.count = 0;
     pthread_mutex_unlock(&said.mutex);
+    ioe_set_log(keep_line, &said, IOE_LOG_WARN);
+    return ctx;
 }
 
 /* What a line about this operation has in it. */
@@ -623,8 +621,6 @@ static void stall_is_reported_once(void **state)
     const int fd = temp_file(IN_MEMORY), other = temp_file(IN_MEMORY);
     latch done = LATCH_INIT, quick_done = LATCH_INIT;
     note *notes = new_notes(STALLED, &done), *quick = new_notes(1, &quick_done);
-    forget_lines();
-    ioe_set_log(keep_line, &said, IOE_LOG_WARN);
     ioe_context *ctx = new_stalling_context(how, 5);
     watch_operations((int[]){fd}, 1);
     hold_next(fd, IOE_WRITE, STALLED);
@@ -672,8 +668,6 @@ static void stall_is_reported_from_a_sleep(void **state)
 {
     const delivery *how = *state;
     latch done = LATCH_INIT;
-    forget_lines();
-    ioe_set_log(keep_line, &said, IOE_LOG_WARN);
     ioe_context *ctx = new_stalling_context(how, 2);
     stuck_read stuck;
     stuck_prepare(&stuck, hit_latch, &done);
@@ -696,8 +690,6 @@ static void stalled_sync_is_reported(void **state)
     const int fd = temp_file(IN_MEMORY);
     latch done = LATCH_INIT;
     note *notes = new_notes(3, &done);
-    forget_lines();
-    ioe_set_log(keep_line, &said, IOE_LOG_WARN);
     ioe_context *ctx = new_stalling_context(how, 3);
     watch_operations((int[]){fd}, 1);
     hold_next(fd, IOE_FSYNC, 1);
@@ -723,8 +715,6 @@ static void no_stall_no_line(void **state)
     for (uint32_t stall_ms = 0; stall_ms <= 3600000; stall_ms += 3600000) {
         scene *s = set_scene(how, DEPTH, QUEUE, 0);
         ASSERT_CALL(ioe_context_free(s->ctx), 0);
-        forget_lines();
-        ioe_set_log(keep_line, &said, IOE_LOG_WARN);
         s->ctx = new_stalling_context(how, stall_ms);
         note *notes = new_notes(2, &s->done);
         unsigned long done = 0;
