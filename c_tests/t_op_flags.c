@@ -299,16 +299,23 @@ static void nowait_is_told(void **state)
     ioe_event *event = new_event();
     fill_file(s->fd, sizeof bytes);
     for (int waits = 0; waits <= 1; waits++) {
-        const size_t asked = count_operations(s->fd, IOE_READ);
-        const uint64_t operations = get_stats(s->ctx).operations;
-        drop_from_cache(s->fd, sizeof bytes);
-        assert_int_equal(ioe_prep_read(event, s->fd, bytes, sizeof bytes, 0), 0);
-        ASSERT_CALL(ioe_event_set_flags(event, IOE_NOWAIT), 0);
-        const int64_t result = waits ? ioe_submit_wait(s->ctx, event) : run(s, event);
+        int64_t result = 0;
+        /* The kernel begins to read ahead before it says no, and may be there first. */
+        for (int i = 0; i < 1000 && result != -EAGAIN; i++) {
+            const size_t asked = count_operations(s->fd, IOE_READ);
+            const uint64_t operations = get_stats(s->ctx).operations;
+            drop_from_cache(s->fd, sizeof bytes);
+            assert_int_equal(ioe_prep_read(event, s->fd, bytes, sizeof bytes, 0), 0);
+            ASSERT_CALL(ioe_event_set_flags(event, IOE_NOWAIT), 0);
+            result = waits ? ioe_submit_wait(s->ctx, event) : run(s, event);
+            if (result == -EAGAIN)
+                assert_int_equal(ioe_event_transferred(event), 0);
+            else
+                assert_int_equal(result, sizeof bytes);
+            assert_int_equal(count_operations(s->fd, IOE_READ) - asked, 1);
+            assert_int_equal(get_stats(s->ctx).operations - operations, 1);
+        }
         assert_int_equal(result, -EAGAIN);
-        assert_int_equal(ioe_event_transferred(event), 0);
-        assert_int_equal(count_operations(s->fd, IOE_READ) - asked, 1);
-        assert_int_equal(get_stats(s->ctx).operations - operations, 1);
         /* Without the flag it is read, and then it is there. */
         assert_int_equal(ioe_prep_read(event, s->fd, bytes, sizeof bytes, 0), 0);
         assert_int_equal(run(s, event), sizeof bytes);

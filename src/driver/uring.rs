@@ -302,13 +302,14 @@ impl Interface for Uring {
 
     fn enter(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
         self.watch_wake();
-        while let Some(slot) = self.unasked.pop() {
-            if !self.cancel(slot) {
-                break;
-            }
+        for slot in std::mem::take(&mut self.unasked) {
+            // What finds no room again waits for the next time.
+            self.cancel(slot);
         }
-        // Where the queue was too full for the poll, nobody could end a sleep.
-        let wait = if self.rearm && submit { Wait::No } else { wait };
+        // Where the queue was too full for the poll, nobody could end a sleep; nor one for operations
+        // that are to be asked back.
+        let unsaid = self.rearm || !self.unasked.is_empty();
+        let wait = if unsaid && submit { Wait::No } else { wait };
         let sqpoll = self.options.sqpoll;
         let queue = self.ring.submission();
         let to_submit = if submit { queue.len() } else { 0 };
