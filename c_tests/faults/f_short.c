@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
+#include "held.h"
 #include "members.h"
 
 enum {
@@ -309,7 +310,6 @@ static void error_at_a_byte(void **state)
 
 typedef struct stuck {
     nuisance file;
-    char gate[520];
     latch done;
     ioe_event *events[2];
     uint8_t bytes[2][PAGE];
@@ -318,10 +318,10 @@ typedef struct stuck {
 static void begin_stuck(stuck *s, ioe_context *ctx)
 {
     static uint8_t bytes[PAGE];
-    *s = (stuck){.file = open_nuisance("stuck"), .done = LATCH_INIT};
-    snprintf(s->gate, sizeof s->gate, "%s.go", s->file.path);
+    *s = (stuck){.file = open_nuisance("held-0"), .done = LATCH_INIT};
     pattern_fill(bytes, PAGE, 5, 0);
     store(s->file.fds[0], bytes, PAGE);
+    assert_true(tell(s->file.path, HOLD, true));
     for (size_t i = 0; i < COUNT_OF(s->events); i++) {
         s->events[i] = new_event();
         assert_int_equal(ioe_prep_read(s->events[i], s->file.fds[i], s->bytes[i], PAGE, 0), 0);
@@ -333,8 +333,7 @@ static void begin_stuck(stuck *s, ioe_context *ctx)
 /* Without cmocka: also called by other threads. */
 static bool let_go(const stuck *s)
 {
-    int fd = open(s->gate, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    return fd >= 0 && close(fd) == 0;
+    return tell(s->file.path, HOLD, false);
 }
 
 static void end_stuck(stuck *s)
@@ -345,7 +344,7 @@ static void end_stuck(stuck *s)
         assert_true(pattern_holds(s->bytes[i], PAGE, 5, 0));
         assert_int_equal(ioe_event_free(s->events[i]), 0);
     }
-    assert_int_equal(unlink(s->gate), 0);
+    assert_true(tell(s->file.path, ".log", false));
     close_nuisance(&s->file);
 }
 

@@ -7,8 +7,11 @@
  *     broken-N…   the byte at N can be neither read nor written: EIO
  *     bad-N…      the sector of 512 bytes at N can be neither read nor written: all of a request that
  *                 touches it fails with EIO
- *     stuck…      a read stays until a file of the name with ".go" behind it is created; after a
- *                 minute it fails with EIO, as no signal ends a program that waits in the kernel
+ *     held-N…     what touches the byte at N, or one behind it, stays while there is a file of the name
+ *                 with ".hold" behind it; after a minute it fails with EIO, as no signal ends a
+ *                 program that waits in the kernel. It fails with EIO if there was a file with
+ *                 ".bad" when it came. A sync obeys ".hold-flush" and ".bad-flush". Each request is
+ *                 noted in ".log" when it comes and when it is answered, as nbdkit's log filter does
  *
  *     shortfs [options of FUSE] BACKING MOUNTPOINT
  *
@@ -20,6 +23,7 @@
 #include <fcntl.h>
 #include <fuse.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -29,18 +33,19 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SECTOR = 512, SHORT_MAX = 1000, REQUEST_MAX = 65536, IN_FLIGHT_MAX = 512, STUCK_MAX_S = 60 };
+enum { SECTOR = 512, SHORT_MAX = 1000, REQUEST_MAX = 65536, IN_FLIGHT_MAX = 512, HELD_MAX_S = 60 };
 
 typedef struct nuisance {
     int fd;
-    bool is_short, is_random, is_stuck;
-    int64_t broken_at, bad_at; /* -1: nowhere */
-    char gate[256];    /* the file that lets a stuck read go */
+    bool is_short, is_random;
+    int64_t broken_at, bad_at, held_at; /* -1: nowhere */
+    int log;
+    char name[256];
 } nuisance;
 
 static int backing;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t created = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t removed = PTHREAD_COND_INITIALIZER;
 
 /* FUSE's paths begin with a slash. */
 static const char *name_of(const char *path)
@@ -51,6 +56,21 @@ static const char *name_of(const char *path)
 static nuisance *get(struct fuse_file_info *info)
 {
     return (nuisance *)(uintptr_t)info->fh;
+}
+
+static int open_beside(const nuisance *n, const char *ending, int flags)
+{
+    char path[300];
+    snprintf(path, sizeof path, "%s%s", n->name, ending);
+    return openat(backing, path, flags | O_CLOEXEC, 0600);
+}
+
+static bool is_beside(const nuisance *n, const char *ending)
+{
+    int fd = open_beside(n, ending, O_PATH);
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
 }
 
 static int open_file(const char *path, int flags, mode_t mode, struct fuse_file_info *info)
@@ -68,15 +88,16 @@ static int open_file(const char *path, int flags, mode_t mode, struct fuse_file_
     }
     n->is_short = strncmp(name, "short", 5) == 0;
     n->is_random = strncmp(name, "random", 6) == 0;
-    n->is_stuck = strncmp(name, "stuck", 5) == 0;
     n->broken_at = strncmp(name, "broken-", 7) == 0 ? strtoll(name + 7, NULL, 10) : -1;
     n->bad_at = strncmp(name, "bad-", 4) == 0 ? strtoll(name + 4, NULL, 10) : -1;
-    snprintf(n->gate, sizeof n->gate, "%s.go", name);
+    bool is_held = strncmp(name, "held-", 5) == 0 && strchr(name, '.') == NULL;
+    n->held_at = is_held ? strtoll(name + 5, NULL, 10) : -1;
+    n->log = -1;
+    snprintf(n->name, sizeof n->name, "%s", name);
+    if (is_held)
+        n->log = open_beside(n, ".log", O_WRONLY | O_CREAT | O_APPEND);
     info->fh = (uintptr_t)n;
     info->direct_io = n->bad_at < 0;
-    pthread_mutex_lock(&mutex);
-    pthread_cond_broadcast(&created);
-    pthread_mutex_unlock(&mutex);
     return 0;
 }
 
@@ -95,6 +116,8 @@ static int short_release(const char *path, struct fuse_file_info *info)
     nuisance *n = get(info);
     (void)path;
     close(n->fd);
+    if (n->log >= 0)
+        close(n->log);
     free(n);
     return 0;
 }
@@ -117,46 +140,96 @@ static int64_t allowed(const nuisance *n, uint64_t size, int64_t offset)
     return (int64_t)size;
 }
 
-/* Waits until the gate is there; false where it did not come in time. */
-static bool stays(const nuisance *n)
+/* ---- files that hold requests, and note them */
+
+typedef struct request {
+    const char *kind;
+    unsigned id; /* 0: of a file without notes */
+    bool fails;
+} request;
+
+/* One write each, so that lines do not mix. */
+static void note(const nuisance *n, const char *format, ...)
+{
+    char line[160];
+    va_list list;
+    va_start(list, format);
+    int len = vsnprintf(line, sizeof line, format, list);
+    va_end(list);
+    if (write(n->log, line, (size_t)len) != len)
+        fprintf(stderr, "not noted: %s", line);
+}
+
+/* Waits until the file is gone; false where it does not go in time. */
+static bool stays(const nuisance *n, const char *ending)
 {
     struct timespec end;
     int rc = 0;
     clock_gettime(CLOCK_REALTIME, &end);
-    end.tv_sec += STUCK_MAX_S;
+    end.tv_sec += HELD_MAX_S;
     pthread_mutex_lock(&mutex);
-    while (rc == 0 && faccessat(backing, n->gate, F_OK, 0) != 0)
-        rc = pthread_cond_timedwait(&created, &mutex, &end);
+    while (rc == 0 && is_beside(n, ending))
+        rc = pthread_cond_timedwait(&removed, &mutex, &end);
     pthread_mutex_unlock(&mutex);
     return rc == 0;
+}
+
+static request come(const nuisance *n, const char *kind, size_t size, off_t offset)
+{
+    static unsigned last;
+    request r = {kind, 0, false};
+    if (n->held_at < 0)
+        return r;
+    bool syncs = strcmp(kind, "Flush") == 0;
+    r.id = __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+    if (syncs || offset + (int64_t)size > n->held_at)
+        r.fails = is_beside(n, syncs ? ".bad-flush" : ".bad");
+    if (syncs)
+        note(n, "Flush id=%u ...\n", r.id);
+    else
+        note(n, "%s id=%u offset=0x%llx count=0x%zx ...\n", kind, r.id, (long long)offset, size);
+    if ((syncs || offset + (int64_t)size > n->held_at) && !stays(n, syncs ? ".hold-flush" : ".hold"))
+        r.fails = true;
+    return r;
+}
+
+/* The value is the answer. */
+static int answer(const nuisance *n, const request *r, int64_t result)
+{
+    if (r->id > 0)
+        note(n, "...%s id=%u return=%d\n", r->kind, r->id, result < 0 ? -1 : 0);
+    return (int)result;
 }
 
 static int short_read(const char *path, char *buf, size_t size, off_t offset,
                       struct fuse_file_info *info)
 {
     const nuisance *n = get(info);
-    int64_t most = allowed(n, size, offset);
+    request r = come(n, "Read", size, offset);
+    int64_t most = r.fails ? -EIO : allowed(n, size, offset);
     (void)path;
-    if (n->is_stuck && !stays(n))
-        return -EIO;
     ssize_t got = most < 0 ? most : pread(n->fd, buf, (size_t)most, offset);
-    return got == -1 ? -errno : (int)got;
+    return answer(n, &r, got == -1 ? -errno : got);
 }
 
 static int short_write(const char *path, const char *buf, size_t size, off_t offset,
                        struct fuse_file_info *info)
 {
     const nuisance *n = get(info);
-    int64_t most = allowed(n, size, offset);
+    request r = come(n, "Write", size, offset);
+    int64_t most = r.fails ? -EIO : allowed(n, size, offset);
     (void)path;
     ssize_t got = most < 0 ? most : pwrite(n->fd, buf, (size_t)most, offset);
-    return got == -1 ? -errno : (int)got;
+    return answer(n, &r, got == -1 ? -errno : got);
 }
 
 static int short_fsync(const char *path, int data_only, struct fuse_file_info *info)
 {
+    const nuisance *n = get(info);
+    request r = come(n, "Flush", 0, 0);
     (void)path;
-    return (data_only ? fdatasync(get(info)->fd) : fsync(get(info)->fd)) == 0 ? 0 : -errno;
+    int rc = r.fails ? -EIO : (data_only ? fdatasync(n->fd) : fsync(n->fd)) == 0 ? 0 : -errno;
+    return answer(n, &r, rc);
 }
 
 static int short_getattr(const char *path, struct stat *st, struct fuse_file_info *info)
@@ -177,12 +250,16 @@ static int short_truncate(const char *path, off_t size, struct fuse_file_info *i
 
 static int short_unlink(const char *path)
 {
-    return unlinkat(backing, name_of(path), 0) == 0 ? 0 : -errno;
+    int rc = unlinkat(backing, name_of(path), 0) == 0 ? 0 : -errno;
+    pthread_mutex_lock(&mutex);
+    pthread_cond_broadcast(&removed);
+    pthread_mutex_unlock(&mutex);
+    return rc;
 }
 
 static void *short_init(struct fuse_conn_info *conn, struct fuse_config *config)
 {
-    /* Stuck requests must not keep others out of the kernel's queue. */
+    /* Held requests must not keep others out of the kernel's queue. */
     conn->max_background = IN_FLIGHT_MAX;
     conn->congestion_threshold = IN_FLIGHT_MAX;
     conn->max_read = REQUEST_MAX;
@@ -222,7 +299,7 @@ int main(int argc, char **argv)
     }
     /* FUSE is to see all but the directory behind. */
     char options[64];
-    snprintf(options, sizeof options, "-omax_read=%d,max_threads=64", REQUEST_MAX);
+    snprintf(options, sizeof options, "-omax_read=%d,max_threads=128", REQUEST_MAX);
     char **args = calloc((size_t)argc + 1, sizeof *args);
     if (args == NULL)
         return 1;
