@@ -126,6 +126,13 @@ looped() {
     fi
 }
 
+# unmerged: the kernel does not merge by itself what comes to $device.
+unmerged() {
+    nomerges=/sys/block/${device#/dev/}/queue/nomerges
+    undo "echo $(cat "$nomerges") >$nomerges"
+    echo 2 >"$nomerges"
+}
+
 # ---- the parts
 
 mkdir short.files short
@@ -142,14 +149,29 @@ if appears short short.log; then
     looped "short/bad-$bad" &&
         part "a bad sector" "IOE_TEST_BAD_FILE=short/bad-$bad" "IOE_TEST_BAD_DEVICE=$device" \
             "IOE_TEST_BAD_AT=$bad" "$programs/f_sector"
+    held=held-8388608
+    truncate -s 16M short.files/$held
+    # What is held must be let go before the device can be taken away.
+    undo "rm -f short/$held.*"
+    if looped short/$held; then
+        held_device=$device
+        part "syncs of a device that fails" "IOE_TEST_HELD=short/$held" \
+            "IOE_TEST_HELD_DEVICE=$held_device" "$programs/f_sync"
+        : >logged
+        nbdfuse "$PWD/logged" --socket-activation nbdkit --filter=log --filter=delay memory 64M \
+            "logfile=$PWD/logged.log" delay-write=2ms >nbd.log 2>&1 &
+        if appears logged nbd.log; then
+            undo "umount logged"
+            looped logged && unmerged &&
+                part "the order of requests at a device" "IOE_TEST_HELD=short/$held" \
+                    "IOE_TEST_HELD_DEVICE=$held_device" "IOE_TEST_NBD_DEVICE=$device" \
+                    IOE_TEST_NBD_LOG=logged.log "$programs/f_order"
+        fi
+    fi
 fi
 
 truncate -s 16M loop
-if looped loop; then
-    # The kernel is not to merge by itself.
-    nomerges=/sys/block/${device#/dev/}/queue/nomerges
-    undo "echo $(cat "$nomerges") >$nomerges"
-    echo 2 >"$nomerges"
+if looped loop && unmerged; then
     part "requests of a device" "IOE_TEST_LOOP=$device" IOE_TEST_LOOP_FILE=loop "$programs/f_requests"
 fi
 
