@@ -151,9 +151,9 @@ if appears short short.log; then
             "IOE_TEST_BAD_AT=$bad" "$programs/f_sector"
     held=held-8388608
     truncate -s 16M short.files/$held
-    # What is held must be let go before the device can be taken away.
-    undo "rm -f short/$held.*"
     if looped short/$held; then
+        # What is held goes on before the device is taken away.
+        undo "rm -f short/$held.*"
         held_device=$device
         part "syncs of a device that fails" "IOE_TEST_HELD=short/$held" \
             "IOE_TEST_HELD_DEVICE=$held_device" "$programs/f_sync"
@@ -162,10 +162,14 @@ if appears short short.log; then
             "logfile=$PWD/logged.log" delay-write=2ms >nbd.log 2>&1 &
         if appears logged nbd.log; then
             undo "umount logged"
+            mounted flags-ext4 "mkfs.ext4 -q" 64M
             looped logged && unmerged &&
-                part "the order of requests at a device" "IOE_TEST_HELD=short/$held" \
-                    "IOE_TEST_HELD_DEVICE=$held_device" "IOE_TEST_NBD_DEVICE=$device" \
-                    IOE_TEST_NBD_LOG=logged.log "$programs/f_order"
+                for program in f_order f_flags; do
+                    part "requests as a device sees them: $program" "IOE_TEST_HELD=short/$held" \
+                        "IOE_TEST_HELD_DEVICE=$held_device" "IOE_TEST_NBD_DEVICE=$device" \
+                        IOE_TEST_NBD_LOG=logged.log IOE_TEST_DISK=flags-ext4 IOE_TEST_FUSE=short \
+                        "$programs/$program"
+                done
         fi
     fi
 fi
