@@ -3,7 +3,7 @@
 # removes again, also after a failure or a signal. Needs root, loop devices and FUSE. What cannot run
 # here is named, and counts as a failure, as does a test that is skipped.
 #
-#    faults.sh DIRECTORY-OF-PROGRAMS DIFFERENTIAL-TEST
+#    faults.sh DIRECTORY-OF-PROGRAMS DIFFERENTIAL-TEST F_STALLED-WITH-ASAN
 set -u
 LC_ALL=C
 PATH=$PATH:/usr/sbin:/sbin
@@ -11,6 +11,7 @@ export LC_ALL PATH
 here=$(realpath "$(dirname "$0")")
 programs=$(realpath "$1")
 differential=$(realpath "$2")
+stalled_asan=$(realpath "$3")
 # Histories per file system, each on all drivers and deliveries.
 : "${IOE_TEST_ROUNDS:=16}"
 limit=600
@@ -157,6 +158,10 @@ if appears short short.log; then
         held_device=$device
         part "syncs of a device that fails" "IOE_TEST_HELD=short/$held" \
             "IOE_TEST_HELD_DEVICE=$held_device" "$programs/f_sync"
+        part "a device that does not answer" "IOE_TEST_HELD=short/$held" \
+            "IOE_TEST_HELD_DEVICE=$held_device" "$programs/f_stalled"
+        part "a device that does not answer, under AddressSanitizer" "IOE_TEST_HELD=short/$held" \
+            "IOE_TEST_HELD_DEVICE=$held_device" ASAN_OPTIONS=detect_leaks=1 "$stalled_asan"
         : >logged
         nbdfuse "$PWD/logged" --socket-activation nbdkit --filter=log --filter=delay memory 64M \
             "logfile=$PWD/logged.log" delay-write=2ms >nbd.log 2>&1 &
