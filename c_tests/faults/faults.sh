@@ -154,7 +154,7 @@ if appears short short.log; then
     truncate -s 16M short.files/$held
     if looped short/$held; then
         # What is held goes on before the device is taken away.
-        undo "rm -f short/$held.*"
+        undo "rm -f short/$held.hold short/$held.hold-flush"
         held_device=$device
         part "syncs of a device that fails" "IOE_TEST_HELD=short/$held" \
             "IOE_TEST_HELD_DEVICE=$held_device" "$programs/f_sync"
