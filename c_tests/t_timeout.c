@@ -708,6 +708,34 @@ static void stalled_sync_is_reported(void **state)
     close(fd);
 }
 
+/* What a waiting caller does on its own thread is reported while it is stuck, once each time; in a polled
+ * context there is nobody to do so. */
+static void stalled_caller_is_reported(void **state)
+{
+    const delivery *how = *state;
+    if (how->flags & IOE_POLLED)
+        skip();
+    ioe_context *ctx = new_stalling_context(how, 3);
+    for (size_t round = 1; round <= 3; round++) {
+        const int fd = temp_file(IN_MEMORY);
+        watch_operations((int[]){fd}, 1);
+        hold_next(fd, IOE_WRITE, 1);
+        ioe_event *event = new_event();
+        assert_int_equal(ioe_prep_write(event, fd, memory, 321 + round, 654321), 0);
+        waiter *w = start_waiter(ctx, event);
+        await_held(ctx, how, 1);
+        await_reports(ctx, how, fd, 654321, 321 + round);
+        let_go(1);
+        end_waiter(w, (int64_t)(321 + round));
+        assert_int_equal(count_reports(fd, 654321, 321 + round), 1);
+        assert_int_equal(count_lines(&said, IOE_LOG_WARN, ""), round);
+        stop_watching_operations();
+        close(fd);
+    }
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    ioe_set_log(NULL, NULL, 0);
+}
+
 /* Not asked for, or not for so long. */
 static void no_stall_no_line(void **state)
 {
@@ -760,6 +788,7 @@ int main(void)
         for_each_delivery(stall_is_reported_once),
         polled_only(stall_is_reported_from_a_sleep),
         for_each_delivery(stalled_sync_is_reported),
+        for_each_delivery(stalled_caller_is_reported),
         for_each_delivery(no_stall_no_line),
     };
     return RUN_TESTS(tests);

@@ -2,15 +2,18 @@
 //! barrier waits for, and whose turn it is to sync a descriptor.
 //!
 //! One sync of a descriptor runs at a time. Whoever comes meanwhile waits; whoever is next, a caller
-//! or the reactor, syncs for all that wait when it starts.
+//! or the reactor, syncs for all that wait when it starts. Where stalls are looked for, the reactor also
+//! watches what callers do.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use crate::gate::lock;
 use crate::ledger::{Admission, Refused};
+use crate::tasks::Extent;
 
 #[derive(Default)]
 pub(crate) struct Callers {
@@ -23,6 +26,15 @@ pub(crate) struct Callers {
 struct List {
     writes: Vec<Write>,
     syncs: Vec<Sync>,
+    /// Where stalls are looked for: what runs now, and whether the reactor will look at it.
+    calls: Vec<Call>,
+    watched: bool,
+}
+
+struct Call {
+    what: Extent,
+    since: Instant,
+    reported: bool,
 }
 
 struct Write {
@@ -195,6 +207,44 @@ impl Callers {
     pub(crate) fn wake_waiters(&self) {
         let list = lock(&self.list);
         list.syncs.iter().flat_map(|sync| &sync.waiting).for_each(|waiter| waiter.thread.unpark());
+    }
+
+    /// A caller is about to make a system call. Whether the reactor has to be told that there is
+    /// something to watch.
+    pub(crate) fn begin_call(&self, what: Extent, since: Instant) -> bool {
+        let mut list = lock(&self.list);
+        list.calls.push(Call { what, since, reported: false });
+        !std::mem::replace(&mut list.watched, true)
+    }
+
+    /// It has returned. Whether it was reported as stalled meanwhile.
+    pub(crate) fn end_call(&self, what: Extent, since: Instant) -> bool {
+        let mut list = lock(&self.list);
+        let mine = |call: &Call| call.what == what && call.since == since;
+        let at = list.calls.iter().position(mine);
+        at.is_some_and(|at| list.calls.swap_remove(at).reported)
+    }
+
+    /// Takes note of calls that last longer than `stall`, each once, with how long; and when to look
+    /// again.
+    pub(crate) fn stalled(
+        &self,
+        now: Instant,
+        stall: Duration,
+        found: &mut Vec<(Extent, Duration)>,
+    ) -> Option<Instant> {
+        let mut list = lock(&self.list);
+        let mut next = None;
+        for call in list.calls.iter_mut().filter(|call| !call.reported) {
+            if call.since + stall > now {
+                next = next.into_iter().chain(Some(call.since + stall)).min();
+                continue;
+            }
+            call.reported = true;
+            found.push((call.what, now - call.since));
+        }
+        list.watched = next.is_some();
+        next
     }
 
     /// Whether something ended that the reactor waits for, since it last asked.

@@ -33,7 +33,7 @@ use crate::log::{explain, log, Level};
 use crate::merge::{self, Submit, MAX_LIMIT};
 use crate::reactor::{count_in, report_stall, Core, PollEnd, Polled, Reactor, Settings};
 use crate::stats::{Counters, Published};
-use crate::tasks::{IOAction, IOCallback, IOEvent, Link, Op, Unfit};
+use crate::tasks::{Extent, IOAction, IOCallback, IOEvent, Link, Op, Unfit};
 use crate::thread::{here, in_callback_of, spawn, Here, NO_THREAD};
 use crate::wake::{new_eventfd, write_eventfd, WakeUp};
 
@@ -707,32 +707,34 @@ impl<C: IOCallback> Shared<C> {
         if followers.iter().any(|follower| follower.whole) {
             op.action = IOAction::Fsync;
         }
-        let (result, age) = self.call(&op);
+        let (result, stalled) = self.call(&op);
         let counters = Counters { operations: 1, system_calls: 1, ..Counters::default() };
         if callers.end_sync(fd) {
             self.tell_reactor();
         }
         followers.iter().for_each(|follower| follower.finish(result));
         let result = self.finish_here(event, admission, result.min(0), counters);
-        self.report_stall(&op, age);
+        // Outside of everything: the program may do anything in its log function.
+        stalled.into_iter().for_each(|age| report_stall((Extent::from(&op), age)));
         result
     }
 
-    /// Does an operation on the calling thread. How it ended, and how long it took where that matters.
-    fn call(&self, op: &Op) -> (i64, Duration) {
+    /// Does an operation on the calling thread. How it ended; and how long it took, if that is still to
+    /// be reported.
+    fn call(&self, op: &Op) -> (i64, Option<Duration>) {
         if self.config.stall_ms == 0 {
-            return (direct::run(op), Duration::ZERO);
+            return (direct::run(op), None);
         }
-        let begun = clock::now();
-        (direct::run(op), clock::now() - begun)
-    }
-
-    /// Outside of everything: the program may do anything in its log function.
-    fn report_stall(&self, op: &Op, age: Duration) {
-        let limit = Duration::from_millis(self.config.stall_ms.into());
-        if age > Duration::ZERO && age >= limit {
-            report_stall(op, age);
+        let (what, begun) = (Extent::from(op), clock::now());
+        // The owner of a polled context has nobody who watches.
+        if !self.config.polled && self.core.callers.begin_call(what, begun) {
+            self.tell_reactor();
         }
+        let result = direct::run(op);
+        let reported = !self.config.polled && self.core.callers.end_call(what, begun);
+        let age = clock::now() - begun;
+        let stalled = age >= Duration::from_millis(self.config.stall_ms.into());
+        (result, Some(age).filter(|_| stalled && !reported))
     }
 
     fn tell_reactor(&self) {
@@ -744,7 +746,7 @@ impl<C: IOCallback> Shared<C> {
     fn run_here(&self, event: &mut IOEvent<C>, admission: Admission) -> i64 {
         let mut counters = Counters::default();
         let mut attempt = Attempt::default();
-        let mut longest = None;
+        let mut stalled = Vec::new();
         let result = loop {
             if let Some(errno) = event.ending(clock::now) {
                 break -i64::from(errno);
@@ -756,17 +758,13 @@ impl<C: IOCallback> Shared<C> {
             counters.operations += 1;
             counters.system_calls += 1;
             let (result, age) = self.call(&op);
-            if longest.is_none_or(|(_, longest)| age > longest) {
-                longest = Some((op, age));
-            }
+            stalled.extend(age.map(|age| (Extent::from(&op), age)));
             if let Verdict::Complete(result) = attempt.judge(event, result, &mut counters) {
                 break result;
             }
         };
         let result = self.finish_here(event, admission, result, counters);
-        if let Some((op, age)) = longest {
-            self.report_stall(&op, age);
-        }
+        stalled.into_iter().for_each(report_stall);
         result
     }
 

@@ -27,7 +27,7 @@ use crate::log::{log, Level};
 use crate::merge::{self, Segments, Waiting};
 use crate::stats::{Counters, Published};
 use crate::syncs::{Next, Syncs};
-use crate::tasks::{IOAction, IOCallback, IOEvent, Link, Op, Unfit};
+use crate::tasks::{Extent, IOAction, IOCallback, IOEvent, Link, Op, Unfit};
 use crate::thread::here;
 use crate::wake::{clear_eventfd, write_eventfd};
 
@@ -398,7 +398,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
                 self.syncs.callers_ended(|fd, number| core.callers.write_before(fd, number));
                 core.callers.reactors_turns().into_iter().for_each(|fd| self.syncs.look_at(fd));
             }
-            if cancelled {
+            if cancelled || self.stall.is_some() {
                 return self.look_over(core);
             }
         }
@@ -416,7 +416,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn look_over(&mut self, core: &Core<C>) {
         let now = clock::now();
         let stall = self.stall;
-        let mut next: Option<Instant> = None;
+        let mut stalled = Vec::new();
+        let mut next = stall.and_then(|stall| core.callers.stalled(now, stall, &mut stalled));
         let mut at = |time: Option<Instant>| next = next.into_iter().chain(time).min();
         for (number, slot) in self.slots.iter_mut().enumerate() {
             let Some(first) = &slot.event else { continue };
@@ -436,7 +437,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
                     continue;
                 }
                 slot.since = None;
-                report_stall(&slot.operation(), now - since);
+                stalled.push((Extent::from(&slot.operation()), now - since));
             }
         }
         let ends = |event: &IOEvent<C>| event.ending(|| now).is_some();
@@ -445,6 +446,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         self.syncs.take_out(ends, |event| ended.push(event));
         self.waiting.iter().chain(self.syncs.iter()).for_each(|event| at(event.deadline()));
         self.next_look = next;
+        stalled.into_iter().for_each(report_stall);
         for number in 0..self.slots.len() as u32 {
             self.part_from_ending(core, number);
         }
@@ -888,9 +890,9 @@ impl<C> Slot<C> {
 }
 
 /// Tells of an operation that the kernel has had for too long.
-pub(crate) fn report_stall(op: &Op, age: Duration) {
+pub(crate) fn report_stall((what, age): (Extent, Duration)) {
     log(Level::Warn, || {
-        let Op { action, fd, offset, len, .. } = *op;
+        let Extent { action, fd, offset, len } = what;
         let name = std::fs::read_link(format!("/proc/self/fd/{fd}"));
         let name = name.map_or("unknown".into(), |name| name.display().to_string());
         let age = age.as_millis();

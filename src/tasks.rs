@@ -123,6 +123,22 @@ pub(crate) struct Op {
     pub priority: u16,
 }
 
+/// What of a file an operation is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Extent {
+    pub action: IOAction,
+    pub fd: RawFd,
+    pub offset: u64,
+    pub len: u64,
+}
+
+impl From<&Op> for Extent {
+    fn from(op: &Op) -> Self {
+        let Op { action, fd, offset, len, .. } = *op;
+        Extent { action, fd, offset, len }
+    }
+}
+
 /// Where the bytes of an operation lie.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Memory {

@@ -84,8 +84,8 @@ pub struct ioe_config {
     pub shared: *mut ioe_workers,
     /// Milliseconds. An operation that the kernel has for longer is reported, once, to the log
     /// callback (`ioe_set_log`, level 2): action, descriptor, file name, offset, length, age. With
-    /// `IOE_POLLED` that is inside `ioe_poll`, and one that `ioe_submit_wait` does on the calling
-    /// thread is reported when it returns. 0: never. Default 0.
+    /// `IOE_POLLED` that is inside `ioe_poll`, and for what `ioe_submit_wait` does on the calling
+    /// thread, when that returns. 0: never. Default 0.
     pub stall_ms: u32,
     /// Must be 0.
     pub reserved: u32,
