@@ -114,9 +114,9 @@ typedef enum ioe_action {
 typedef enum ioe_flag {
     /**
      * No driver thread and no callback thread. The first thread that submits or polls owns the
-     * context; any other gets `-EPERM` from everything but info, stats and, once the owner has
-     * ended, `ioe_context_free` and `ioe_merger_free`. Callbacks run inside `ioe_poll`, and inside `ioe_drain`,
-     * `ioe_submit_wait` and `ioe_context_free`, which poll by themselves.
+     * context; any other gets `-EPERM` from everything but info, stats, `ioe_cancel` and, once the
+     * owner has ended, `ioe_context_free` and `ioe_merger_free`. Callbacks run inside `ioe_poll`,
+     * and inside `ioe_drain`, `ioe_submit_wait` and `ioe_context_free`, which poll by themselves.
      */
     IOE_POLLED = 1,
     /**
@@ -270,8 +270,8 @@ typedef struct ioe_config {
     /**
      * Milliseconds. An operation that the kernel has for longer is reported, once, to the log
      * callback (`ioe_set_log`, level 2): action, descriptor, file name, offset, length, age. With
-     * `IOE_POLLED` that is inside `ioe_poll`, and one that `ioe_submit_wait` does on the calling
-     * thread is reported when it returns. 0: never. Default 0.
+     * `IOE_POLLED` that is inside `ioe_poll`, and for what `ioe_submit_wait` does on the calling
+     * thread, when that returns. 0: never. Default 0.
      */
     uint32_t stall_ms;
     /**
@@ -845,9 +845,9 @@ int ioe_event_set_flags(struct ioe_event *event,
 /**
  * Sets the I/O priority of a read or write: IOPRIO_PRIO_VALUE(class, level) of ioprio_set(2), which
  * is class << 13 | level, or 0 for that of the thread that does it. The class is 1 (real time; needs
- * CAP_SYS_ADMIN or CAP_SYS_NICE, else `-EPERM` in the callback), 2 (best effort) or 3 (idle), the level 0, the
- * highest, to 7. What it does is the block layer's scheduler's matter. After the prep, which clears
- * it; it survives completion. Any thread.
+ * CAP_SYS_ADMIN or CAP_SYS_NICE, else `-EPERM` in the callback), 2 (best effort) or 3 (idle), the
+ * level 0, the highest, to 7. What it does is the block layer's scheduler's matter. After the prep,
+ * which clears it; it survives completion. Any thread.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
@@ -883,7 +883,7 @@ int ioe_event_set_timeout(struct ioe_event *event,
  * Hands an event to the context. Until its callback starts it is the context's; its callback is
  * called exactly once. Waits while the queue is full; inside a callback, of whatever context, it
  * never waits and never fails for room. With `IOE_POLLED` it does not wait either. Order among
- * events in flight is undefined. Any thread; with `IOE_POLLED` the owner's.
+ * events in flight is undefined, but for `IOE_BARRIER`. Any thread; with `IOE_POLLED` the owner's.
  *
  * An event that completed short or with an errno may be submitted again without a new prep: it
  * goes on where it stopped. (A vectored read with O_DIRECT that ended off a block boundary cannot:
@@ -932,12 +932,13 @@ int ioe_try_submit(struct ioe_context *ctx, struct ioe_event *event);
 int ioe_submit_batch(struct ioe_context *ctx, struct ioe_event *const *events, size_t n);
 
 /**
- * Runs an event and waits for it. The transfer, sync or allocation is done on the calling thread,
- * whole, without the hand-over to another; but a sync while another one of its descriptor runs
- * (it is joined into the next, unless `IOE_NO_SYNC_GROUP`), a barrier, and an event with a time limit or a
- * priority are handed over. It needs no callback, and one that is set is not called; it needs no
- * room in the queue. Any thread; with `IOE_POLLED` the owner's, and callbacks of events in flight
- * may run in here.
+ * Runs an event and waits for it. It is done on the calling thread, whole, without the hand-over to
+ * another. A sync that finds another one of its descriptor running waits for its end; then one of
+ * those that wait syncs for all of them (not with `IOE_NO_SYNC_GROUP`, nor inside a callback of
+ * another context). A barrier, and an event with a time limit or a priority, are handed to the driver
+ * thread and waited for, also inside a callback of another context. It needs no callback, and one that
+ * is set is not called; it needs no room in the queue. Any thread; with `IOE_POLLED` the owner's, and
+ * callbacks of events in flight may run in here.
  *
  * Returns the result of the event, as `ioe_event_result` has it afterwards; or, leaving the
  * event as it was:
@@ -1013,9 +1014,10 @@ int ioe_merger_new(struct ioe_context *ctx,
  * Hands an event in, as `ioe_submit` does, and gathers it with its neighbours. One that is not
  * adjacent to what was gathered, at either end, or would exceed the limit, flushes that first;
  * reaching the limit flushes at once. Everything gathered in a context is also flushed by
- * `ioe_drain`, by `ioe_poll` with a `min` above 0, and by whoever finds the queue full of nothing but
- * gathered events; without any of these, an event stays gathered, and its callback does not come,
- * until `ioe_merger_flush`.
+ * `ioe_drain`, by `ioe_poll` with a `min` above 0, by a barrier (`IOE_BARRIER`), by `ioe_cancel`, and
+ * by whoever finds the queue full of nothing but gathered events; an event with a time limit goes at
+ * once, with what was gathered. Without any of these, an event stays gathered, and its callback does
+ * not come, until `ioe_merger_flush`.
  *
  * Returns 0, or, leaving the event yours, as it was:
  * - `-EINVAL`: a pointer is NULL; the event has another descriptor or action than the merger, was

@@ -28,9 +28,9 @@ pub struct ioe_workers {
 #[repr(C)]
 pub enum ioe_flag {
     /// No driver thread and no callback thread. The first thread that submits or polls owns the
-    /// context; any other gets `-EPERM` from everything but info, stats and, once the owner has
-    /// ended, `ioe_context_free` and `ioe_merger_free`. Callbacks run inside `ioe_poll`, and inside `ioe_drain`,
-    /// `ioe_submit_wait` and `ioe_context_free`, which poll by themselves.
+    /// context; any other gets `-EPERM` from everything but info, stats, `ioe_cancel` and, once the
+    /// owner has ended, `ioe_context_free` and `ioe_merger_free`. Callbacks run inside `ioe_poll`,
+    /// and inside `ioe_drain`, `ioe_submit_wait` and `ioe_context_free`, which poll by themselves.
     IOE_POLLED = 1,
     /// A kernel thread takes submissions (IORING_SETUP_SQPOLL of io_uring_setup(2)): fewer system
     /// calls, for a processor that it keeps busy. For `IOE_DRIVER_URING`; left out where

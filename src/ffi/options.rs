@@ -86,9 +86,9 @@ pub unsafe extern "C" fn ioe_event_set_flags(event: *mut ioe_event, flags: u32) 
 
 /// Sets the I/O priority of a read or write: IOPRIO_PRIO_VALUE(class, level) of ioprio_set(2), which
 /// is class << 13 | level, or 0 for that of the thread that does it. The class is 1 (real time; needs
-/// CAP_SYS_ADMIN or CAP_SYS_NICE, else `-EPERM` in the callback), 2 (best effort) or 3 (idle), the level 0, the
-/// highest, to 7. What it does is the block layer's scheduler's matter. After the prep, which clears
-/// it; it survives completion. Any thread.
+/// CAP_SYS_ADMIN or CAP_SYS_NICE, else `-EPERM` in the callback), 2 (best effort) or 3 (idle), the
+/// level 0, the highest, to 7. What it does is the block layer's scheduler's matter. After the prep,
+/// which clears it; it survives completion. Any thread.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.

@@ -44,7 +44,7 @@ unsafe fn submit(context: &Inside, event: *mut ioe_event, may_wait: bool) -> Res
 /// Hands an event to the context. Until its callback starts it is the context's; its callback is
 /// called exactly once. Waits while the queue is full; inside a callback, of whatever context, it
 /// never waits and never fails for room. With `IOE_POLLED` it does not wait either. Order among
-/// events in flight is undefined. Any thread; with `IOE_POLLED` the owner's.
+/// events in flight is undefined, but for `IOE_BARRIER`. Any thread; with `IOE_POLLED` the owner's.
 ///
 /// An event that completed short or with an errno may be submitted again without a new prep: it
 /// goes on where it stopped. (A vectored read with O_DIRECT that ended off a block boundary cannot:
@@ -131,12 +131,13 @@ pub unsafe extern "C" fn ioe_submit_batch(
     })
 }
 
-/// Runs an event and waits for it. The transfer, sync or allocation is done on the calling thread,
-/// whole, without the hand-over to another; but a sync while another one of its descriptor runs
-/// (it is joined into the next, unless `IOE_NO_SYNC_GROUP`), a barrier, and an event with a time limit or a
-/// priority are handed over. It needs no callback, and one that is set is not called; it needs no
-/// room in the queue. Any thread; with `IOE_POLLED` the owner's, and callbacks of events in flight
-/// may run in here.
+/// Runs an event and waits for it. It is done on the calling thread, whole, without the hand-over to
+/// another. A sync that finds another one of its descriptor running waits for its end; then one of
+/// those that wait syncs for all of them (not with `IOE_NO_SYNC_GROUP`, nor inside a callback of
+/// another context). A barrier, and an event with a time limit or a priority, are handed to the driver
+/// thread and waited for, also inside a callback of another context. It needs no callback, and one that
+/// is set is not called; it needs no room in the queue. Any thread; with `IOE_POLLED` the owner's, and
+/// callbacks of events in flight may run in here.
 ///
 /// Returns the result of the event, as `ioe_event_result` has it afterwards; or, leaving the
 /// event as it was:
