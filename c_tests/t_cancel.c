@@ -243,21 +243,41 @@ static void cancelled_while_the_ring_is_full(void **state)
     scene *s = set_scene(how, SLOTS, QUEUE, 0);
     note *notes = new_notes(SLOTS, &s->done);
     uint64_t ids[SLOTS];
+    latch stayed = LATCH_INIT;
+    stuck_read others[SLOTS];
+    /* What is in the page cache completes as soon as it is submitted. */
+    static uint8_t bytes[SLOTS][BLOCK];
+    const int file = temp_file(ON_DISK);
+    assert_int_equal(pwrite(file, bytes, sizeof bytes, 0), sizeof bytes);
     /* The poll on the wake-up descriptor goes before. */
     pass_by(s->ctx, how);
     atomic_store(&refused_entries, 1);
     for (size_t i = 0; i < SLOTS; i++) {
-        prepare_write(&notes[i], s->fd, i, 1);
+        assert_int_equal(ioe_prep_read(notes[i].event, file, bytes[i], BLOCK, i * BLOCK), 0);
         ids[i] = ioe_event_id(notes[i].event);
         ASSERT_CALL(ioe_submit(s->ctx, notes[i].event), 0);
     }
     assert_int_equal(ioe_poll(s->ctx, 0, 0), 0);
     assert_int_equal(atomic_load(&refused_entries), 0);
+    /* These have the slots next; nobody wants them back. */
+    for (size_t i = 0; i < SLOTS; i++) {
+        stuck_prepare(&others[i], hit_latch, &stayed);
+        ASSERT_CALL(ioe_submit(s->ctx, others[i].event), 0);
+    }
     for (size_t i = 0; i < SLOTS; i++)
         ASSERT_CALL(ioe_cancel(s->ctx, ids[i]), 0);
     await(s->ctx, how, &s->done, SLOTS);
     for (size_t i = 0; i < SLOTS; i++)
         whole_or_cancelled(&notes[i], BLOCK);
+    assert_int_equal(ioe_poll(s->ctx, 0, 0), 0);
+    for (size_t i = 0; i < SLOTS; i++)
+        assert_true(stuck_let_go(&others[i]));
+    await(s->ctx, how, &stayed, SLOTS);
+    for (size_t i = 0; i < SLOTS; i++) {
+        assert_int_equal(ioe_event_result(others[i].event), sizeof others[i].word);
+        stuck_free(&others[i]);
+    }
+    close(file);
     free_notes(notes, SLOTS);
     leave_scene(s);
 }

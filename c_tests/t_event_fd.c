@@ -305,6 +305,46 @@ static void asked_for_in_a_callback(void **state)
     close(file);
 }
 
+/* A sync that waits for another one, and a barrier that waits for a write, start when that is done: the
+ * owner, who sleeps by then, has to hear of it. */
+static void waiting_syncs_wake_the_loop(void **state)
+{
+    enum { ROUNDS = 200, EVENTS = 4 };
+    static const uint8_t block[BLOCK];
+    int file = temp_file(IN_MEMORY);
+    ioe_context *ctx = new_context(polled, 4, 16);
+    ioe_event *events[EVENTS];
+    latch done = LATCH_INIT;
+    loop l;
+    (void)state;
+    loop_watch(&l, ctx);
+    for (int i = 0; i < EVENTS; i++) {
+        assert_non_null(events[i] = ioe_event_new());
+        assert_int_equal(ioe_event_set_callback(events[i], hit_latch, &done), 0);
+    }
+    for (unsigned long round = 1; round <= ROUNDS; round++) {
+        assert_int_equal(ioe_prep_fdatasync(events[0], file), 0);
+        assert_int_equal(ioe_prep_fsync(events[1], file), 0);
+        assert_int_equal(ioe_prep_write(events[2], file, block, BLOCK, 0), 0);
+        assert_int_equal(ioe_prep_fdatasync(events[3], file), 0);
+        assert_int_equal(ioe_event_set_flags(events[3], IOE_BARRIER), 0);
+        for (int i = 0; i < EVENTS; i++) {
+            ASSERT_CALL(ioe_submit(ctx, events[i]), 0);
+            if (round % 2 != 0)
+                assert_true(ioe_poll(ctx, 0, 0) >= 0);
+        }
+        loop_until(&l, &done, round * EVENTS);
+    }
+    for (int i = 0; i < EVENTS; i++) {
+        assert_int_equal(ioe_event_result(events[i]), i == 2 ? BLOCK : 0);
+        assert_int_equal(ioe_event_free(events[i]), 0);
+    }
+    assert_false(is_readable(l.fd));
+    close(l.epoll);
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    close(file);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -315,6 +355,7 @@ int main(void)
         cmocka_unit_test(asked_for_in_a_callback),
         cmocka_unit_test(what_remains_is_told),
         cmocka_unit_test(submits_from_callbacks_wake_the_loop),
+        cmocka_unit_test(waiting_syncs_wake_the_loop),
     };
     return RUN_TESTS(tests);
 }

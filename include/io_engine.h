@@ -938,7 +938,8 @@ int ioe_submit_batch(struct ioe_context *ctx, struct ioe_event *const *events, s
  * another context). A barrier, and an event with a time limit or a priority, are handed to the driver
  * thread and waited for, also inside a callback of another context. It needs no callback, and one that
  * is set is not called; it needs no room in the queue. Any thread; with `IOE_POLLED` the owner's, and
- * callbacks of events in flight may run in here.
+ * callbacks of events in flight may run in here. With `workers` 0 hold no lock that a callback takes:
+ * the driver thread may be who it waits for.
  *
  * Returns the result of the event, as `ioe_event_result` has it afterwards; or, leaving the
  * event as it was:

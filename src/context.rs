@@ -671,8 +671,10 @@ impl<C: IOCallback> Shared<C> {
             libc::ESHUTDOWN
         })?;
         event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
-        // In a callback, the end of another one's sync might wait for this one's.
-        Ok(match sync && !here.in_callback {
+        // In a callback, the end of another one's sync might wait for this one's; in the program's log
+        // function, on the reactor's thread, it does.
+        let beside = here.in_callback || !self.config.polled && self.is_reactors_thread();
+        Ok(match sync && !beside {
             true => self.sync_here(event, admission),
             false => self.run_here(event, admission),
         })

@@ -1018,7 +1018,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
                 break PollEnd::Signal;
             }
         };
-        let waits = !core.backlog.is_empty() || !self.waiting.is_empty();
+        let waits = !core.backlog.is_empty() || !self.waiting.is_empty() || self.syncs.has_news();
         if waits && !self.free.is_empty() {
             self.take(core);
             self.turn(core, Wait::No);

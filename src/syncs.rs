@@ -223,6 +223,10 @@ impl<C> Syncs<C> {
                 continue;
             }
             if !wanted {
+                if groups {
+                    // Callers need no slot.
+                    callers.reactor_waives(fd);
+                }
                 self.look_at(fd);
                 continue;
             }

@@ -167,6 +167,10 @@ impl Uring {
                 CANCEL => {}
                 slot => {
                     self.held[slot as usize] = 0;
+                    if !self.unasked.is_empty() {
+                        // The slot's next operation is somebody else's.
+                        self.unasked.retain(|unasked| u64::from(*unasked) != slot);
+                    }
                     done.push(Done { slot: slot as u32, result: entry.result().into() });
                 }
             }
