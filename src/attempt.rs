@@ -32,10 +32,14 @@ pub(crate) fn outcome<C>(event: &IOEvent<C>, result: i64) -> i64 {
     if result >= 0 {
         return result;
     }
-    let stopped = [libc::ECANCELED, libc::EINTR].contains(&(-result as i32));
     let transfer = event.is_transfer();
-    let ending = event.ending(clock::now).filter(|_| stopped || transfer);
+    let ending = event.ending(clock::now).filter(|_| gave_back(result) || transfer);
     ending.map_or(result, |errno| -i64::from(errno))
+}
+
+/// Whether the kernel gave an operation back that was asked for.
+pub(crate) fn gave_back(result: i64) -> bool {
+    [libc::ECANCELED, libc::EINTR].contains(&(-result as i32))
 }
 
 /// What an operation's result means for its event.

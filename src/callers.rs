@@ -105,10 +105,14 @@ impl List {
         self.syncs.iter_mut().find(|sync| sync.fd == fd)
     }
 
-    /// The sync of a descriptor is over: the next has its turn. True where that is the reactor's.
-    fn pass_on(&mut self, fd: RawFd) -> bool {
+    /// The sync of a descriptor is over: the next has its turn. True where that is the reactor's. An
+    /// error is for all that wait: the kernel would not tell it again.
+    fn pass_on(&mut self, fd: RawFd, result: i64) -> bool {
         let Some(at) = self.syncs.iter().position(|sync| sync.fd == fd) else { return false };
         let sync = &mut self.syncs[at];
+        if result < 0 {
+            sync.waiting.drain(..).for_each(|waiter| waiter.finish(result));
+        }
         sync.runs = false;
         sync.reactors = std::mem::take(&mut sync.reactor_waits);
         if !sync.reactors {
@@ -186,8 +190,8 @@ impl Callers {
     }
 
     /// The sync of a caller is done. Whether the reactor has to be told.
-    pub(crate) fn end_sync(&self, fd: RawFd) -> bool {
-        let reactors = lock(&self.list).pass_on(fd);
+    pub(crate) fn end_sync(&self, fd: RawFd, result: i64) -> bool {
+        let reactors = lock(&self.list).pass_on(fd, result);
         if reactors {
             self.ended.store(true, SeqCst);
         }
@@ -282,19 +286,19 @@ impl Callers {
     }
 
     /// The reactor's sync of the descriptor is done; `more` where it has others that come next.
-    pub(crate) fn end_reactors_sync(&self, fd: RawFd, more: bool) {
+    pub(crate) fn end_reactors_sync(&self, fd: RawFd, more: bool, result: i64) {
         let mut list = lock(&self.list);
         if let Some(sync) = list.sync(fd) {
             sync.reactor_waits = more;
         }
-        list.pass_on(fd);
+        list.pass_on(fd, result);
     }
 
     /// The reactor has nothing to sync on a descriptor, though it may have had.
     pub(crate) fn reactor_waives(&self, fd: RawFd) {
         let mut list = lock(&self.list);
         match list.sync(fd) {
-            Some(sync) if sync.reactors && !sync.runs => drop(list.pass_on(fd)),
+            Some(sync) if sync.reactors && !sync.runs => drop(list.pass_on(fd, 0)),
             Some(sync) => sync.reactor_waits = false,
             None => {}
         }

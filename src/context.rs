@@ -1,6 +1,8 @@
 //! A context: configured, started, submitted to, drained, shut down. Everything here may be called
 //! from any thread; what must happen on one thread is the reactor's.
 
+mod waiting;
+
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ffi::{CStr, CString};
 use std::io;
@@ -15,25 +17,22 @@ use crossfire::flavor::Flavor;
 use crossfire::{mpsc, AsyncRx, MTx};
 use once_cell::sync::OnceCell;
 
-use crate::attempt::{outcome, Attempt, Verdict};
 use crate::callback_worker::IOWorkers;
-use crate::callers::Turn;
-use crate::clock;
 use crate::driver::backed::Backed;
 use crate::driver::choice::{choose, Choice, Chosen, Passed, Wish};
 use crate::driver::pool::Pool;
-use crate::driver::{direct, Descriptors, Driver, Interface};
+use crate::driver::{Descriptors, Driver, Interface};
 use crate::fork;
 use crate::gate::{deadline_after, lock, Deadline};
 use crate::gathered::Gathered;
 use crate::identity::Cell as Identity;
 use crate::intake::{InnerFlavor, Lanes, OuterFlavor};
-use crate::ledger::{Admission, Ledger, Refused};
+use crate::ledger::{Ledger, Refused};
 use crate::log::{explain, log, Level};
 use crate::merge::{self, Submit, MAX_LIMIT};
-use crate::reactor::{count_in, report_stall, Core, PollEnd, Polled, Reactor, Settings};
+use crate::reactor::{count_in, Core, PollEnd, Polled, Reactor, Settings};
 use crate::stats::{Counters, Published};
-use crate::tasks::{Extent, IOAction, IOCallback, IOEvent, Link, Op, Unfit};
+use crate::tasks::{IOCallback, IOEvent, Link, Unfit};
 use crate::thread::{here, in_callback_of, spawn, Here, NO_THREAD};
 use crate::wake::{new_eventfd, write_eventfd, WakeUp};
 
@@ -642,190 +641,6 @@ impl<C: IOCallback> Shared<C> {
             self.tell_reactor();
         }
         Ok(())
-    }
-
-    /// Runs an event and waits for it, and returns its result. Its callback is not called.
-    pub(crate) fn submit_wait(&self, event: &mut IOEvent<C>) -> Result<i64, Errno> {
-        self.check_process()?;
-        if in_callback_of(self.ledger(), 0) {
-            return Err(libc::EDEADLK);
-        }
-        let here = here();
-        self.launch(event, here)?;
-        // What the calling thread cannot do by itself; the owner of a polled context cannot sleep until
-        // its own reactor's sync is done.
-        let sync = event.is_sync() && self.config.sync_groups;
-        let reactors_turn =
-            sync && self.config.polled && self.core.callers.reactor_comes(event.fd());
-        let is_reactors = event.is_barrier() || event.is_timed() || event.priority() != 0;
-        if is_reactors || reactors_turn {
-            return self.run_there(event, here).inspect_err(|_| event.abort_launch());
-        }
-        let accept = || self.ledger().accept(false);
-        let accepted = match event.is_write() {
-            true => self.core.callers.write(event.fd(), accept),
-            false => accept(),
-        };
-        let admission = accepted.map_err(|_| {
-            event.abort_launch();
-            libc::ESHUTDOWN
-        })?;
-        event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
-        // In a callback, the end of another one's sync might wait for this one's; in the program's log
-        // function, on the reactor's thread, it does.
-        let beside = here.in_callback || !self.config.polled && self.is_reactors_thread();
-        Ok(match sync && !beside {
-            true => self.sync_here(event, admission),
-            false => self.run_here(event, admission),
-        })
-    }
-
-    /// Syncs on the calling thread, for all that wait by then; or waits for somebody who does.
-    fn sync_here(&self, event: &mut IOEvent<C>, admission: Admission) -> i64 {
-        let callers = &self.core.callers;
-        let fd = event.fd();
-        let whole = event.kind() == IOAction::Fsync;
-        if let Some(waiter) = callers.want_sync(fd, whole) {
-            loop {
-                match waiter.turn() {
-                    Turn::Leads => break,
-                    Turn::Done(result) => {
-                        let joined = Counters { syncs_joined: 1, ..Counters::default() };
-                        return self.finish_here(event, admission, result, joined);
-                    }
-                    Turn::Waits => {}
-                }
-                if let Some(errno) = event.ending(clock::now) {
-                    if callers.leave(fd, &waiter) {
-                        let none = Counters::default();
-                        return self.finish_here(event, admission, -i64::from(errno), none);
-                    }
-                }
-                std::thread::park();
-            }
-        }
-        let followers = callers.start_sync(fd);
-        let mut op = event.next_op();
-        if followers.iter().any(|follower| follower.whole) {
-            op.action = IOAction::Fsync;
-        }
-        let (result, stalled) = self.call(&op);
-        let counters = Counters { operations: 1, system_calls: 1, ..Counters::default() };
-        if callers.end_sync(fd) {
-            self.tell_reactor();
-        }
-        followers.iter().for_each(|follower| follower.finish(result));
-        let result = self.finish_here(event, admission, result.min(0), counters);
-        // Outside of everything: the program may do anything in its log function.
-        stalled.into_iter().for_each(|age| report_stall((Extent::from(&op), age)));
-        result
-    }
-
-    /// Does an operation on the calling thread. How it ended; and how long it took, if that is still to
-    /// be reported.
-    fn call(&self, op: &Op) -> (i64, Option<Duration>) {
-        if self.config.stall_ms == 0 {
-            return (direct::run(op), None);
-        }
-        let (what, begun) = (Extent::from(op), clock::now());
-        // The owner of a polled context has nobody who watches.
-        if !self.config.polled && self.core.callers.begin_call(what, begun) {
-            self.tell_reactor();
-        }
-        let result = direct::run(op);
-        let reported = !self.config.polled && self.core.callers.end_call(what, begun);
-        let age = clock::now() - begun;
-        let stalled = age >= Duration::from_millis(self.config.stall_ms.into());
-        (result, Some(age).filter(|_| stalled && !reported))
-    }
-
-    fn tell_reactor(&self) {
-        self.core.news.store(true, SeqCst);
-        self.wake_up.wake_busy();
-    }
-
-    /// Does an event on the calling thread.
-    fn run_here(&self, event: &mut IOEvent<C>, admission: Admission) -> i64 {
-        let mut counters = Counters::default();
-        let mut attempt = Attempt::default();
-        let mut stalled = Vec::new();
-        let result = loop {
-            if let Some(errno) = event.ending(clock::now) {
-                break -i64::from(errno);
-            }
-            let op = event.next_op();
-            if let Err(errno) = attempt.begin(&op, event) {
-                break -i64::from(errno);
-            }
-            counters.operations += 1;
-            counters.system_calls += 1;
-            let (result, age) = self.call(&op);
-            stalled.extend(age.map(|age| (Extent::from(&op), age)));
-            if let Verdict::Complete(result) = attempt.judge(event, result, &mut counters) {
-                break result;
-            }
-        };
-        let result = self.finish_here(event, admission, result, counters);
-        stalled.into_iter().for_each(report_stall);
-        result
-    }
-
-    /// Completes an event that the calling thread did.
-    fn finish_here(
-        &self,
-        event: &mut IOEvent<C>,
-        admission: Admission,
-        result: i64,
-        mut counters: Counters,
-    ) -> i64 {
-        let result = outcome(event, result);
-        counters.failed += u64::from(result < 0);
-        self.callers.add(&counters);
-        event.complete(result);
-        let number = admission.number();
-        let write = event.is_write();
-        if result < 0 && write {
-            self.ledger().write_failed(event.fd(), number, -result as i32);
-        }
-        if write && self.core.callers.end_write(number) {
-            self.tell_reactor();
-        }
-        self.ledger().start(admission);
-        if result < 0 && write {
-            self.ledger().failed_write_starts(number);
-        }
-        event.release();
-        self.ledger().finish(admission);
-        if let (Seat::Owner(seat), 1..) = (&self.seat, self.ledger().in_flight()) {
-            // Where the reactor is busy, it comes by itself to what this would do.
-            let _ = seat.with(|reactor| reactor.poll(&self.core, 0, None));
-        }
-        result
-    }
-
-    /// Has the reactor do an event, and waits for it.
-    fn run_there(&self, event: &mut IOEvent<C>, here: Here) -> Result<i64, Errno> {
-        let seat = self.seat(here)?;
-        if seat.map_or(self.is_reactors_thread(), |seat| seat.busy.get()) {
-            // In the program's log function.
-            return Err(libc::EDEADLK);
-        }
-        let admission = self.ledger().accept(false).map_err(|_| libc::ESHUTDOWN)?;
-        event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
-        event.set_waiter();
-        if event.is_barrier() {
-            self.flush_gathered();
-        }
-        // SAFETY: the reactor gives this handle up before the event is seen to be released.
-        self.hand_over(unsafe { event.second_handle() }, here);
-        while event.is_in_flight() {
-            match seat {
-                None => std::thread::park(),
-                // Neither a signal nor another event's end ends this wait.
-                Some(seat) => drop(seat.with(|reactor| reactor.poll(&self.core, 1, None))),
-            }
-        }
-        Ok(event.result())
     }
 
     /// Runs callbacks of a polled context; `EINVAL` for one that has threads.

@@ -283,10 +283,16 @@ impl Ledger {
         self.failures.start(number, started);
     }
 
-    /// The error of the first failed write of this descriptor that was accepted before this number,
-    /// and whose callback had not started by then.
-    pub(crate) fn failure_before(&self, fd: RawFd, number: u64) -> Option<i32> {
-        self.failures.before(fd, number)
+    /// A sync has failed: what was accepted by now must hear of it.
+    pub(crate) fn sync_failed(&self, fd: RawFd, errno: i32) {
+        let now = Started { accepted: self.accepted(), point: self.drain_point() };
+        self.failures.add_sync(fd, errno, now, |point| self.drained(point));
+    }
+
+    /// The error that a sync of this descriptor with this number must hear: of another sync that failed
+    /// since its acceptance, or, for a `barrier`, of a write before it whose callback had not started.
+    pub(crate) fn failure_before(&self, fd: RawFd, number: u64, barrier: bool) -> Option<i32> {
+        self.failures.before(fd, number, barrier)
     }
 
     pub(crate) fn accepted(&self) -> u64 {

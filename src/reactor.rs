@@ -3,9 +3,11 @@
 //!
 //! What short I/O and which errno mean is decided by [`Attempt`], and nowhere else.
 
+mod polled;
+
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,13 +16,12 @@ use crossfire::flavor::Flavor;
 use once_cell::sync::OnceCell;
 
 use crate::alarm::Alarm;
-use crate::attempt::{outcome, Attempt, Verdict};
+use crate::attempt::{gave_back, outcome, Attempt, Verdict};
 use crate::callback_worker::{hand_back, Delivery};
 use crate::callers::{Callers, Waiter};
 use crate::clock;
 use crate::driver::direct::FileSizeSignal;
-use crate::driver::{forbidden, Done, Entered, Interface, Prep, Wait, NOT_TAKEN};
-use crate::gate::Deadline;
+use crate::driver::{Done, Entered, Interface, Prep, Wait, NOT_TAKEN};
 use crate::intake::{Backlog, Lanes};
 use crate::ledger::{Ledger, Refused};
 use crate::log::{log, Level};
@@ -29,7 +30,8 @@ use crate::stats::{Counters, Published};
 use crate::syncs::{Next, Syncs};
 use crate::tasks::{Extent, IOAction, IOCallback, IOEvent, Link, Op, Unfit};
 use crate::thread::here;
-use crate::wake::{clear_eventfd, write_eventfd};
+
+pub(crate) use polled::{PollEnd, Polled};
 
 /// How many events that may be joined are taken from one source before the next has its turn.
 const TAKEN_AT_ONCE: usize = 64;
@@ -354,7 +356,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Starts the syncs that wait for nothing any more. One to a descriptor, so they come before
     /// everything else without being in its way.
     fn start_syncs(&mut self, core: &Core<C>) {
-        let failure = |fd, number| core.ledger.failure_before(fd, number);
+        let failure = |fd, number, barrier| core.ledger.failure_before(fd, number, barrier);
         while let Some(next) = self.syncs.next(!self.free.is_empty(), failure, &core.callers) {
             match next {
                 Next::Start(run, followers) => {
@@ -576,11 +578,12 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Completes the event of a slot, and all that travel with it: an error is everybody's, and
     /// without one each has what it moved. Where they go one after the other, the next has its turn.
     #[inline(always)]
-    fn complete(&mut self, core: &Core<C>, number: u32, result: i64) {
+    fn complete(&mut self, core: &Core<C>, number: u32, result: i64, by_kernel: bool) {
         let slot = &mut self.slots[number as usize];
         let Some(event) = slot.event.take() else { unreachable!("completed without an event") };
         if self.sync_groups && event.is_sync() {
-            self.end_sync(core, number, event.fd(), result);
+            let lost = by_kernel && result < 0 && !gave_back(result);
+            self.end_sync(core, number, event.fd(), result, lost);
         }
         if event.is_joined() {
             return self.complete_joined(core, number, event, result);
@@ -593,18 +596,22 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// The same with an error, for what the kernel was not asked for.
     #[cold]
     fn complete_unissued(&mut self, core: &Core<C>, number: u32, errno: i32) {
-        self.complete(core, number, -i64::from(errno));
+        self.complete(core, number, -i64::from(errno), false);
     }
 
-    /// The sync of a descriptor is done.
+    /// The sync of a descriptor is done. Where data is `lost`, all that wait behind it hear of that.
     #[cold]
-    fn end_sync(&mut self, core: &Core<C>, number: u32, fd: RawFd, result: i64) {
+    fn end_sync(&mut self, core: &Core<C>, number: u32, fd: RawFd, result: i64, lost: bool) {
         let followers = std::mem::take(&mut self.slots[number as usize].followers);
         // With all that came meanwhile, so that no caller overtakes it.
         if self.lanes.is_some() {
             self.sweep(core);
         }
-        core.callers.end_reactors_sync(fd, self.syncs.has_ready(fd));
+        if lost {
+            core.ledger.sync_failed(fd, -result as i32);
+        }
+        let behind = if lost { result } else { 0 };
+        core.callers.end_reactors_sync(fd, self.syncs.has_ready(fd), behind);
         self.syncs.ended(fd);
         followers.iter().for_each(|follower| follower.finish(result));
     }
@@ -744,7 +751,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             }
             match self.judge(core, number, result) {
                 Verdict::Again => self.issue_later(core, number),
-                Verdict::Complete(result) => self.complete(core, number, result),
+                Verdict::Complete(result) => self.complete(core, number, result, true),
                 Verdict::Apart => {
                     // Not all at once: the block layer might join them again.
                     self.slots[number as usize].apart = true;
@@ -946,142 +953,6 @@ fn admit<C>(ledger: &Arc<Ledger>, run: IOEvent<C>) -> IOEvent<C> {
         merge::part(&run);
     }
     run
-}
-
-/// What a polled context needs of its reactor, whatever the driver.
-pub(crate) trait Polled<C> {
-    /// Called once on the owner's thread.
-    fn start(&mut self, core: &Core<C>) -> io::Result<()>;
-    /// Submits what is queued and runs callbacks until there were `min`, or nothing is in flight,
-    /// or the deadline or a signal came. How many ran.
-    fn poll(&mut self, core: &Core<C>, min: u32, deadline: Deadline) -> (u32, PollEnd);
-    /// Finishes all I/O, without callbacks.
-    fn finish(&mut self, core: &Core<C>);
-    /// Lets go of all events without touching them: they are the parent's, in a forked child.
-    fn forget_events(&mut self, core: &Core<C>);
-    /// Starts writing the descriptor of `Core::notify`, if there is one.
-    fn sync_notify(&mut self, core: &Core<C>) -> io::Result<()>;
-}
-
-/// Why a poll returned.
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub(crate) enum PollEnd {
-    Satisfied,
-    TimedOut,
-    Signal,
-}
-
-impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Reactor<C, I, Q> {
-    fn start(&mut self, core: &Core<C>) -> io::Result<()> {
-        if let Err(error) = self.interface.start() {
-            // Forbidden since it was made.
-            self.give_up(core, error.raw_os_error().unwrap_or(libc::EIO));
-        }
-        self.sync_notify(core)
-    }
-
-    fn poll(&mut self, core: &Core<C>, min: u32, deadline: Deadline) -> (u32, PollEnd) {
-        let min = core.ledger.in_flight().min(min.into()) as u32;
-        let mut ran = 0;
-        let end = loop {
-            self.take(core);
-            self.issue(core);
-            let mut missing = min.saturating_sub(ran + self.untold() as u32);
-            if self.followers > 0 {
-                // One operation may complete them all.
-                missing = missing.min(1);
-            }
-            let mut until = deadline.into_iter().chain(self.next_look).min();
-            if missing > 1 && !self.interface.must_poll() {
-                // A wake-up is one of those that it waits for, and does not end the wait.
-                let soon = clock::now() + LOOK_EVERY;
-                until = until.into_iter().chain(Some(soon)).min();
-            }
-            let left = time_until(until);
-            let wait = match missing.min(self.pending as u32) {
-                0 => Wait::No,
-                // An IOPOLL ring looks for completions without a time limit of its own.
-                _ if self.interface.must_poll() && left.is_some() => Wait::No,
-                _ if left == Some(Duration::ZERO) => Wait::No,
-                missing => Wait::For(missing, left),
-            };
-            let entered = self.turn(core, wait);
-            ran += self.deliver(core);
-            if ran >= min || core.ledger.in_flight() == 0 {
-                break PollEnd::Satisfied;
-            }
-            if deadline.is_some_and(|at| clock::now() >= at) {
-                break PollEnd::TimedOut;
-            }
-            let interrupted = entered == Entered::Interrupted && wait != Wait::No;
-            if interrupted && until.is_none_or(|at| clock::now() < at) {
-                break PollEnd::Signal;
-            }
-        };
-        let waits = !core.backlog.is_empty() || !self.waiting.is_empty() || self.syncs.has_news();
-        if waits && !self.free.is_empty() {
-            self.take(core);
-            self.turn(core, Wait::No);
-        }
-        // It may have been asked for since: by a callback, or by another thread before the start.
-        if let Err(error) = self.sync_notify(core) {
-            log(Level::Error, || format!("the descriptor of ioe_context_fd stays silent: {error}"));
-        }
-        self.renew_notice(core);
-        (ran, end)
-    }
-
-    fn finish(&mut self, core: &Core<C>) {
-        loop {
-            self.take(core);
-            if self.is_idle(core) {
-                return;
-            }
-            self.turn(core, Wait::For(1, self.time_left()));
-        }
-    }
-
-    fn forget_events(&mut self, core: &Core<C>) {
-        let held = self.slots.iter_mut().filter_map(|slot| slot.event.take());
-        held.chain(self.ready.drain(..)).for_each(std::mem::forget);
-        self.waited_for.drain(..).for_each(std::mem::forget);
-        self.syncs.take_out(|_| true, std::mem::forget);
-        while let Some(event) = self.waiting.pop().or_else(|| core.backlog.pop()) {
-            std::mem::forget(event);
-        }
-    }
-
-    fn sync_notify(&mut self, core: &Core<C>) -> io::Result<()> {
-        let Some(fd) = core.notify.get().filter(|_| !self.notifying) else { return Ok(()) };
-        let told = self.interface.notify(fd.as_raw_fd());
-        match told.as_ref().map_err(io::Error::raw_os_error) {
-            Err(Some(errno)) if forbidden(errno) => {
-                self.give_up(core, errno);
-                self.interface.notify(fd.as_raw_fd())?;
-            }
-            _ => told?,
-        }
-        self.notifying = true;
-        self.renew_notice(core);
-        Ok(())
-    }
-}
-
-impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q> {
-    /// Makes the notification descriptor readable if there is something to poll for, and only
-    /// then: cleared first and looked at after, so that nothing is missed in between.
-    fn renew_notice(&mut self, core: &Core<C>) {
-        let Some(fd) = core.notify.get().filter(|_| self.notifying) else { return };
-        clear_eventfd(fd.as_raw_fd());
-        self.alarm.set(self.next_look, fd.as_raw_fd());
-        let wanted = core.news.load(SeqCst) || self.is_due();
-        let stuck = self.interface.queued() > 0 || !self.issue.is_empty();
-        // Without operations, what the interface has is its own wake-up.
-        let news = self.pending > 0 && (self.interface.is_silent() || self.interface.has_news());
-        if wanted || stuck || news || self.untold() > 0 {
-            write_eventfd(fd.as_raw_fd());
-        }
-    }
 }
 
 #[cfg(test)]

@@ -164,26 +164,38 @@ impl Model {
             self.writes.insert((id, expected.submissions), (result, ended));
         }
         if expected.action.is_sync() && !stopped {
-            let before = expected.behind.iter().map(|write| self.writes[write]);
+            let before = expected.behind.iter().filter_map(|write| self.writes.get(write).copied());
+            let all_done = before.clone().count() == expected.behind.len();
             let failed = before.clone().find(|(result, _)| *result < 0);
             let wanted = before.clone().map(|(_, ended)| ended).max().unwrap_or(0);
             let wanted = wanted.max(expected.accepted);
             let expected = &*expected;
-            let answers = |sync: &Sync| {
+            let syncs = with_world(|world| std::mem::take(&mut world.syncs));
+            let own = |sync: &&Sync| sync.file == expected.file;
+            let answered = syncs.iter().filter(own).any(|sync| {
                 let enough = sync.fsync || expected.action == IOAction::Fdatasync;
-                sync.file == expected.file
-                    && enough
-                    && sync.started > wanted
-                    && sync.result == result
-            };
+                // Nobody is told success after an error that he was to hear of.
+                let unheard = syncs.iter().filter(own).any(|other| {
+                    let before = other.ended > expected.accepted && other.ended < sync.started;
+                    before && other.result < 0
+                });
+                let heard = !unheard || result < 0 || !with_world(|world| world.groups);
+                enough && sync.started > wanted && sync.result == result && heard
+            });
+            // A failed one is told to all that wait behind it.
+            let told = syncs
+                .iter()
+                .filter(own)
+                .any(|sync| result < 0 && sync.ended > expected.accepted && sync.result == result);
+            with_world(|world| world.syncs = syncs);
+            assert!(all_done || told, "event {id}: a barrier before its writes");
             match failed {
                 Some(_) => assert!(
-                    before.clone().any(|(other, _)| other == result),
+                    told || before.clone().any(|(other, _)| other == result),
                     "event {id}: a barrier behind a failed write: {result}"
                 ),
                 None => {
-                    let answered = with_world(|world| world.syncs.iter().any(answers));
-                    assert!(answered, "event {id}: no sync since {wanted} says {result}");
+                    assert!(answered || told, "event {id}: no sync since {wanted} says {result}");
                     self.synced += 1;
                 }
             }
@@ -662,6 +674,9 @@ fn run_history(seed: u64) -> (u64, u64) {
             let unseen = world.broken || world.ends;
             assert!(stats.merged == world.merged || unseen, "every merged event is counted");
             let joined = model.synced.wrapping_sub(world.syncs.len() as u64);
+            // Who heard of another one's error was not joined.
+            let failed = world.syncs.iter().any(|sync| sync.result < 0);
+            let unseen = unseen || failed;
             assert!(stats.syncs_joined == joined || unseen, "every joined sync is counted");
             assert!(stats.syncs_joined == 0 || world.groups, "joined against the program's will");
             for (file, model) in world.files.iter().zip(&model.files) {

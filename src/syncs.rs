@@ -62,7 +62,7 @@ enum Wait {
 pub(crate) enum Next<C> {
     /// To be issued: one, or several joined, and callers for whom it is done too.
     Start(IOEvent<C>, Vec<Arc<Waiter>>),
-    /// A barrier whose writes failed with this errno.
+    /// It must hear of this errno, and not ask the kernel.
     Failed(IOEvent<C>, i32),
 }
 
@@ -187,12 +187,12 @@ impl<C> Syncs<C> {
         self.look_at(fd);
     }
 
-    /// What can go on now. `failure` tells the error that a barrier of this descriptor and number is
-    /// behind. Syncs start only where they are `wanted`.
+    /// What can go on now. `failure` tells the error that a sync of this descriptor and number must hear,
+    /// a barrier or not. Syncs start only where they are `wanted`.
     pub(crate) fn next(
         &mut self,
         wanted: bool,
-        failure: impl Fn(RawFd, u64) -> Option<i32>,
+        failure: impl Fn(RawFd, u64, bool) -> Option<i32>,
         callers: &Callers,
     ) -> Option<Next<C>> {
         for _ in 0..self.look.len() {
@@ -201,12 +201,13 @@ impl<C> Syncs<C> {
             let file = self.files.get_mut(&fd)?;
             file.looked_at = false;
             let failed = file.held.iter().enumerate().find_map(|(at, held)| {
-                let errno = held.has_passed().then(|| failure(fd, held.number)).flatten()?;
+                let errno = failure(fd, held.number, held.has_passed())?;
                 Some((at, errno))
             });
             if let Some((at, errno)) = failed {
                 let held = file.held.remove(at);
-                self.barriers -= 1;
+                self.barriers -= usize::from(held.event.is_barrier());
+                self.uncounted -= usize::from(held.wait == Wait::Uncounted);
                 self.look_at(fd);
                 return Some(Next::Failed(held.event, errno));
             }

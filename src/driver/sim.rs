@@ -96,6 +96,7 @@ pub(crate) struct Sync {
     pub file: usize,
     pub fsync: bool,
     pub started: u64,
+    pub ended: u64,
     pub result: i64,
 }
 
@@ -317,7 +318,8 @@ impl World {
                 false => 0,
             };
             let (file, fsync) = (file_of(op.fd), op.action == IOAction::Fsync);
-            self.syncs.push(Sync { file, fsync, started, result });
+            let ended = self.tick();
+            self.syncs.push(Sync { file, fsync, started, ended, result });
             return result;
         }
         let members = self.members(op);
@@ -543,7 +545,8 @@ impl World {
         let result = -i64::from(errno);
         if op.action.is_sync() {
             let (file, fsync) = (file_of(op.fd), op.action == IOAction::Fsync);
-            self.syncs.push(Sync { file, fsync, started, result });
+            let ended = self.tick();
+            self.syncs.push(Sync { file, fsync, started, ended, result });
             return result;
         }
         let members = self.members(op);

@@ -43,7 +43,8 @@ pub enum ioe_flag {
     /// Each fsync and fdatasync is a system call of its own. Without it, those of one descriptor that
     /// wait while one runs are joined into the next: one call, whose result, also an error, is told
     /// to each. None joins one that had started before it was accepted; an fsync among them makes it
-    /// an fsync.
+    /// an fsync. A sync that fails is also the answer to all that wait behind it: the kernel tells
+    /// an error once, and would say yes to them.
     IOE_NO_SYNC_GROUP = 8,
 }
 

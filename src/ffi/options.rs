@@ -61,10 +61,10 @@ unsafe fn set(
     set: impl FnOnce(&mut IOEvent<CCallback>) -> std::io::Result<()>,
 ) -> c_int {
     // SAFETY: by the caller's promise.
-    guard(|| match unsafe { from_c(event) } {
+    match unsafe { from_c(event) } {
         Some(mut event) => done(set(&mut event).map_err(|error| errno_of(&error))),
         None => -libc::EINVAL,
-    })
+    }
 }
 
 /// Sets what the event asks beside its action: bits of `ioe_event_flag`, instead of those set before.
@@ -81,7 +81,7 @@ unsafe fn set(
 #[no_mangle]
 pub unsafe extern "C" fn ioe_event_set_flags(event: *mut ioe_event, flags: u32) -> c_int {
     // SAFETY: by the caller's promise.
-    unsafe { set(event, |event| event.set_flags(flags)) }
+    guard(|| unsafe { set(event, |event| event.set_flags(flags)) })
 }
 
 /// Sets the I/O priority of a read or write: IOPRIO_PRIO_VALUE(class, level) of ioprio_set(2), which
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn ioe_event_set_flags(event: *mut ioe_event, flags: u32) 
 #[no_mangle]
 pub unsafe extern "C" fn ioe_event_set_priority(event: *mut ioe_event, ioprio: c_int) -> c_int {
     // SAFETY: by the caller's promise.
-    unsafe { set(event, |event| event.set_priority(ioprio)) }
+    guard(|| unsafe { set(event, |event| event.set_priority(ioprio)) })
 }
 
 /// Sets how long the event may take, in nanoseconds from its acceptance; 0: as long as it takes. When
@@ -121,7 +121,7 @@ pub unsafe extern "C" fn ioe_event_set_priority(event: *mut ioe_event, ioprio: c
 pub unsafe extern "C" fn ioe_event_set_timeout(event: *mut ioe_event, ns: i64) -> c_int {
     let limit = u64::try_from(ns).ok().map(Duration::from_nanos);
     // SAFETY: by the caller's promise.
-    unsafe {
+    guard(|| unsafe {
         set(event, |event| match limit {
             None => Err(std::io::Error::from_raw_os_error(match event.is_in_flight() {
                 true => libc::EBUSY,
@@ -129,5 +129,5 @@ pub unsafe extern "C" fn ioe_event_set_timeout(event: *mut ioe_event, ns: i64) -
             })),
             Some(limit) => event.set_timeout(Some(limit).filter(|limit| !limit.is_zero())),
         })
-    }
+    })
 }
