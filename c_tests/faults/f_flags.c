@@ -85,7 +85,7 @@ static void dsync_flushes(void **state)
 /* ---- IOE_APPEND ---- */
 
 /* Each record is as long as its number tells, and says that in its first bytes. */
-enum { RECORDS = 64, RECORD_MAX = 4 * PAGE };
+enum { RECORDS = 64, RECORD_MAX = 4 * PAGE, BEYOND = 16 << 20 };
 
 static size_t length_of(size_t number, bool direct)
 {
@@ -113,8 +113,8 @@ static void check_append(const way *w, int fd, manner how, bool waiting)
     for (size_t i = 0; i < RECORDS; i++) {
         size_t len = length_of(i, direct);
         fill_record(m->each[i].memory, i, direct);
-        /* Neighbours, as if they could be merged. */
-        assert_int_equal(ioe_prep_write(m->each[i].event, fd, m->each[i].memory, len, total), 0);
+        /* Neighbours, as if they could be merged, and beyond the end. */
+        assert_int_equal(ioe_prep_write(m->each[i].event, fd, m->each[i].memory, len, BEYOND + total), 0);
         total += len;
     }
     set_flags(m, IOE_APPEND);
