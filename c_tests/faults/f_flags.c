@@ -152,10 +152,10 @@ static void check_append(const way *w, int fd, manner how, bool waiting)
 static void append_goes_to_the_end(void **state)
 {
     for (size_t i = 0; i < 2 * (COUNT_OF(manners) + 1); i++) {
-        size_t how = i / 2;
+        bool waiting = i / 2 == COUNT_OF(manners);
         int fd = temp_file(ON_DISK);
         int used = i & 1 ? open_direct(fd) : open_again(fd, O_RDWR);
-        check_append(*state, used, how < COUNT_OF(manners) ? manners[how] : IN_TURN, how == COUNT_OF(manners));
+        check_append(*state, used, waiting ? IN_TURN : manners[i / 2], waiting);
         close(used);
         close(fd);
     }

@@ -247,7 +247,8 @@ static bool try_ends(const way *w, bool bad, int64_t limit)
         assert_answers(ctx, ids + end_count - (QUEUED - 1), QUEUED - 1, -ENOENT);
         for (size_t i = 0; i + 1 < QUEUED; i++) {
             assert_int_equal(queued[i].result, error);
-            assert_in_range(elapsed_ns(&begin, &queued[i].called), 2 * limit, 2 * limit + INT64_C(10) * SECOND);
+            int64_t elapsed = elapsed_ns(&begin, &queued[i].called);
+            assert_in_range(elapsed, 2 * limit, 2 * limit + INT64_C(10) * SECOND);
         }
         assert_int_equal(atomic_load(&queued[QUEUED - 1].calls), 0);
     }
@@ -419,8 +420,8 @@ static size_t count_reports(const char *action, int fd, uint64_t offset, uint64_
     ssize_t name_len = readlink(link, name, sizeof name - 1);
     assert_true(name_len > 0);
     name[name_len] = '\0';
-    snprintf(words, sizeof words, "%s of descriptor %d (%s), offset %" PRIu64 ", length %" PRIu64 ", ", action,
-             fd, name, offset, len);
+    snprintf(words, sizeof words, "%s of descriptor %d (%s), offset %" PRIu64 ", length %" PRIu64 ", ",
+             action, fd, name, offset, len);
     pthread_mutex_lock(&lines.mutex);
     for (size_t i = 0; i < lines.count && i < COUNT_OF(lines.levels); i++) {
         const char *age = strstr(lines.texts[i], " for ");
