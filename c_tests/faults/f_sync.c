@@ -179,12 +179,57 @@ static void callers_are_told(void **state)
             assert_int_equal(count_told(w, 0, 0, lost, callers), SYNCS);
 }
 
+/* What the running call loses may be the page of somebody who waits behind it: it was written before that one
+ * asked for its sync, and the kernel tells nobody but the call that runs. */
+static void who_waits_behind_hears_of_it(void **state)
+{
+    const way *w = *state;
+    uint8_t *page = ioe_buffer_alloc(PAGE, 0);
+    waiters *all = calloc(1, sizeof *all);
+    assert_true(page != NULL && all != NULL);
+    *all = (waiters){.first_done = LATCH_INIT, .done = LATCH_INIT};
+    hold_nothing();
+    int fd = open_held_device(0);
+    ioe_context *ctx = new_grouping_context(w, 0);
+    uint64_t since = log_time(held_log());
+    assert_int_equal(pwrite(fd, page, PAGE, (off_t)held_at()), PAGE);
+    tell_held(BAD, true);
+    tell_held(HOLD, true);
+    all->first = new_sync(fd, 0);
+    assert_int_equal(ioe_event_set_callback(all->first, hit_latch, &all->first_done), 0);
+    assert_int_equal(ioe_submit(ctx, all->first), 0);
+    await_held(ctx, w, since, "W", 1);
+    for (size_t i = 0; i < SYNCS; i++) {
+        all->each[i] = new_sync(fd, i);
+        assert_int_equal(ioe_event_set_callback(all->each[i], on_sync, all), 0);
+        assert_int_equal(ioe_submit(ctx, all->each[i]), 0);
+    }
+    hold_nothing();
+    await(ctx, w->how, &all->first_done, 1);
+    await(ctx, w->how, &all->done, SYNCS);
+    assert_int_equal(ioe_drain(ctx, -1), 0);
+    assert_int_equal(all->calls, SYNCS);
+    assert_int_equal(ioe_event_result(all->first), -EIO);
+    for (size_t i = 0; i < SYNCS; i++)
+        assert_int_equal(ioe_event_result(all->each[i]), -EIO);
+    assert_int_equal(ioe_prep_fsync(all->first, fd), 0);
+    assert_int_equal(run_event(ctx, w->how, all->first), 0);
+    assert_int_equal(ioe_context_free(ctx), 0);
+    assert_int_equal(ioe_event_free(all->first), 0);
+    for (size_t i = 0; i < SYNCS; i++)
+        assert_int_equal(ioe_event_free(all->each[i]), 0);
+    close(fd);
+    ioe_buffer_free(page);
+    free(all);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         for_each_way(failed_flush_is_told_to_all),
         for_each_way(lost_data_is_told_to_all),
         for_each_way(callers_are_told),
+        for_each_way(who_waits_behind_hears_of_it),
     };
     return RUN_TESTS(tests);
 }
