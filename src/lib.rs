@@ -26,8 +26,9 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! Dependencies point one way: `ffi`, `merger`, [`mod@context`], `reactor`, then `attempt`, [`merge`],
-//! [`callback_worker`], [`mod@driver`] and `intake`, then [`tasks`] and [`buffer`].
+//! Dependencies point one way: `ffi`, `merger`, [`mod@context`], `reactor`, then `attempt`, `syncs`,
+//! [`merge`], then [`callback_worker`], [`mod@driver`], `callers` and `intake`, then [`tasks`], which
+//! knows of `identity` and the `ledger`, and [`buffer`].
 
 mod alarm;
 mod attempt;

@@ -149,6 +149,10 @@ impl<C: IOCallback> Shared<C> {
                 break result;
             }
         };
+        if result < 0 && event.is_sync() && self.config.sync_groups {
+            // Others wait for theirs meanwhile.
+            self.ledger().sync_failed(event.fd(), -result as i32);
+        }
         let result = self.finish_here(event, admission, result, counters);
         stalled.into_iter().for_each(report_stall);
         result
