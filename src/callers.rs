@@ -17,6 +17,7 @@ use crate::tasks::Extent;
 
 #[derive(Default)]
 pub(crate) struct Callers {
+    writes: Mutex<Vec<Write>>,
     list: Mutex<List>,
     /// Something ended that the reactor waits for.
     ended: AtomicBool,
@@ -24,7 +25,6 @@ pub(crate) struct Callers {
 
 #[derive(Default)]
 struct List {
-    writes: Vec<Write>,
     syncs: Vec<Sync>,
     /// Where stalls are looked for: what runs now, and whether the reactor will look at it.
     calls: Vec<Call>,
@@ -105,24 +105,43 @@ impl List {
         self.syncs.iter_mut().find(|sync| sync.fd == fd)
     }
 
-    /// The sync of a descriptor is over: the next has its turn. True where that is the reactor's. An
-    /// error is for all that wait: the kernel would not tell it again.
-    fn pass_on(&mut self, fd: RawFd, result: i64) -> bool {
-        let Some(at) = self.syncs.iter().position(|sync| sync.fd == fd) else { return false };
+    /// The sync of a descriptor is over: the next has its turn. An error is for all that wait: the kernel
+    /// would not tell it again.
+    fn pass_on(&mut self, fd: RawFd, result: i64) -> Passed {
+        let Some(at) = self.syncs.iter().position(|sync| sync.fd == fd) else {
+            return Passed::default();
+        };
         let sync = &mut self.syncs[at];
-        if result < 0 {
-            sync.waiting.drain(..).for_each(|waiter| waiter.finish(result));
-        }
+        let told = if result < 0 { std::mem::take(&mut sync.waiting) } else { Vec::new() };
         sync.runs = false;
         sync.reactors = std::mem::take(&mut sync.reactor_waits);
-        if !sync.reactors {
+        let reactors = sync.reactors;
+        let mut leader = None;
+        if !reactors {
             match sync.waiting.is_empty() {
                 true => drop(self.syncs.swap_remove(at)),
-                false => sync.waiting.remove(0).wake(LEADS),
+                false => leader = Some(sync.waiting.remove(0)),
             }
-            return false;
         }
-        true
+        Passed { reactors, leader, told, result }
+    }
+}
+
+/// Whose turn is next, and who has none any more. They are woken when the list is not locked.
+#[derive(Default)]
+struct Passed {
+    reactors: bool,
+    leader: Option<Arc<Waiter>>,
+    told: Vec<Arc<Waiter>>,
+    result: i64,
+}
+
+impl Passed {
+    /// True where the turn is the reactor's.
+    fn wake(self) -> bool {
+        self.leader.into_iter().for_each(|leader| leader.wake(LEADS));
+        self.told.iter().for_each(|waiter| waiter.finish(self.result));
+        self.reactors
     }
 }
 
@@ -134,19 +153,19 @@ impl Callers {
         fd: RawFd,
         accept: impl FnOnce() -> Result<Admission, Refused>,
     ) -> Result<Admission, Refused> {
-        let mut list = lock(&self.list);
+        let mut writes = lock(&self.writes);
         let admission = accept()?;
-        list.writes.push(Write { fd, number: admission.number(), awaited: false });
+        writes.push(Write { fd, number: admission.number(), awaited: false });
         Ok(admission)
     }
 
     /// What a caller wrote is done. Whether the reactor has to be told.
     pub(crate) fn end_write(&self, number: u64) -> bool {
-        let mut list = lock(&self.list);
-        let Some(at) = list.writes.iter().position(|write| write.number == number) else {
+        let mut writes = lock(&self.writes);
+        let Some(at) = writes.iter().position(|write| write.number == number) else {
             return false;
         };
-        let awaited = list.writes.swap_remove(at).awaited;
+        let awaited = writes.swap_remove(at).awaited;
         if awaited {
             self.ended.store(true, SeqCst);
         }
@@ -157,7 +176,7 @@ impl Callers {
     /// their end.
     pub(crate) fn write_before(&self, fd: RawFd, number: u64) -> bool {
         let mut any = false;
-        for write in lock(&self.list).writes.iter_mut() {
+        for write in lock(&self.writes).iter_mut() {
             if write.fd == fd && write.number < number {
                 write.awaited = true;
                 any = true;
@@ -191,7 +210,8 @@ impl Callers {
 
     /// The sync of a caller is done. Whether the reactor has to be told.
     pub(crate) fn end_sync(&self, fd: RawFd, result: i64) -> bool {
-        let reactors = lock(&self.list).pass_on(fd, result);
+        let passed = lock(&self.list).pass_on(fd, result);
+        let reactors = passed.wake();
         if reactors {
             self.ended.store(true, SeqCst);
         }
@@ -291,17 +311,24 @@ impl Callers {
         if let Some(sync) = list.sync(fd) {
             sync.reactor_waits = more;
         }
-        list.pass_on(fd, result);
+        let passed = list.pass_on(fd, result);
+        drop(list);
+        passed.wake();
     }
 
     /// The reactor has nothing to sync on a descriptor, though it may have had.
     pub(crate) fn reactor_waives(&self, fd: RawFd) {
         let mut list = lock(&self.list);
-        match list.sync(fd) {
-            Some(sync) if sync.reactors && !sync.runs => drop(list.pass_on(fd, 0)),
-            Some(sync) => sync.reactor_waits = false,
-            None => {}
-        }
+        let passed = match list.sync(fd) {
+            Some(sync) if sync.reactors && !sync.runs => list.pass_on(fd, 0),
+            Some(sync) => {
+                sync.reactor_waits = false;
+                return;
+            }
+            None => return,
+        };
+        drop(list);
+        passed.wake();
     }
 
     /// Whether the reactor will look at what is submitted now without being woken: it syncs the

@@ -20,7 +20,10 @@ macro_rules! counters {
 
             /// By any of several threads that count.
             pub(crate) fn add(&self, counters: &Counters) {
-                $(self.$name.fetch_add(counters.$name, Relaxed);)*
+                // Most are 0, and each addition is a locked instruction.
+                $(if counters.$name > 0 {
+                    self.$name.fetch_add(counters.$name, Relaxed);
+                })*
             }
 
             pub(crate) fn read(&self) -> Counters {

@@ -184,9 +184,11 @@ impl<C: IOCallback> Shared<C> {
         }
         event.release();
         self.ledger().finish(admission);
-        if let (Seat::Owner(seat), 1..) = (&self.seat, self.ledger().in_flight()) {
-            // Where the reactor is busy, it comes by itself to what this would do.
-            let _ = seat.with(|reactor| reactor.poll(&self.core, 0, None));
+        if let Seat::Owner(seat) = &self.seat {
+            if self.ledger().in_flight() > 0 {
+                // Where the reactor is busy, it comes by itself to what this would do.
+                let _ = seat.with(|reactor| reactor.poll(&self.core, 0, None));
+            }
         }
         result
     }
