@@ -12,7 +12,7 @@ use crossfire::{mpmc, MRx, MTx, TryRecvError};
 
 use crate::fork;
 use crate::gate::{lock, Gate};
-use crate::ledger::Ledger;
+use crate::ledger::{Admission, Ledger};
 use crate::log::{explain, log, Level};
 use crate::tasks::{IOCallback, IOEvent};
 use crate::thread::{spawn, within, NO_THREAD};
@@ -180,13 +180,20 @@ impl<C: IOCallback> Drop for Delivery<C> {
     }
 }
 
-/// Calls one callback. Afterwards nothing of the event is touched: it is somebody else's.
-fn run<C: IOCallback>(ledger: &Ledger, mut event: IOEvent<C>) {
+/// The callback of an event starts now, or whoever waits for it instead goes on.
+#[inline(always)]
+pub(crate) fn starts<C>(ledger: &Ledger, event: &IOEvent<C>) -> Admission {
     let admission = event.admission();
     ledger.start(admission);
     if event.result() < 0 && event.is_write() {
         ledger.failed_write_starts(admission.number());
     }
+    admission
+}
+
+/// Calls one callback. Afterwards nothing of the event is touched: it is somebody else's.
+fn run<C: IOCallback>(ledger: &Ledger, mut event: IOEvent<C>) {
+    let admission = starts(ledger, &event);
     event.release();
     if let Some(callback) = event.take_callback() {
         let called = catch_unwind(AssertUnwindSafe(|| callback.call(event)));
@@ -202,11 +209,7 @@ fn run<C: IOCallback>(ledger: &Ledger, mut event: IOEvent<C>) {
 /// Gives an event to the thread that waits for it instead of a callback. Afterwards nothing of it is
 /// touched.
 pub(crate) fn hand_back<C>(ledger: &Ledger, event: IOEvent<C>) {
-    let admission = event.admission();
-    ledger.start(admission);
-    if event.result() < 0 && event.is_write() {
-        ledger.failed_write_starts(admission.number());
-    }
+    let admission = starts(ledger, &event);
     ledger.finish(admission);
     let waiter = event.take_waiter();
     event.release();

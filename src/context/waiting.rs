@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::{Errno, Seat, Shared};
 use crate::attempt::{outcome, Attempt, Verdict};
+use crate::callback_worker::starts;
 use crate::callers::Turn;
 use crate::clock;
 use crate::driver::direct;
-use crate::ledger::Admission;
 use crate::reactor::report_stall;
 use crate::stats::Counters;
 use crate::tasks::{Extent, IOAction, IOCallback, IOEvent, Op};
@@ -48,13 +48,13 @@ impl<C: IOCallback> Shared<C> {
         // function, on the reactor's thread, it does.
         let beside = here.in_callback || !self.config.polled && self.is_reactors_thread();
         Ok(match sync && !beside {
-            true => self.sync_here(event, admission),
-            false => self.run_here(event, admission),
+            true => self.sync_here(event),
+            false => self.run_here(event),
         })
     }
 
     /// Syncs on the calling thread, for all that wait by then; or waits for somebody who does.
-    fn sync_here(&self, event: &mut IOEvent<C>, admission: Admission) -> i64 {
+    fn sync_here(&self, event: &mut IOEvent<C>) -> i64 {
         let callers = &self.core.callers;
         let fd = event.fd();
         let whole = event.kind() == IOAction::Fsync;
@@ -64,25 +64,25 @@ impl<C: IOCallback> Shared<C> {
                     Turn::Leads => break,
                     Turn::Done(result) => {
                         let joined = Counters { syncs_joined: 1, ..Counters::default() };
-                        return self.finish_here(event, admission, result, joined);
+                        return self.finish_here(event, result, joined);
                     }
                     Turn::Waits => {}
                 }
                 if let Some(errno) = event.ending(clock::now) {
                     if callers.leave(fd, &waiter) {
                         let none = Counters::default();
-                        return self.finish_here(event, admission, -i64::from(errno), none);
+                        return self.finish_here(event, -i64::from(errno), none);
                     }
                 }
                 std::thread::park();
             }
         }
         // One that failed since its acceptance took the error with it.
-        if let Some(errno) = self.ledger().failure_before(fd, admission.number(), false) {
+        if let Some(errno) = self.ledger().failure_before(fd, event.number(), false) {
             if callers.end_sync(fd, 0) {
                 self.tell_reactor();
             }
-            return self.finish_here(event, admission, -i64::from(errno), Counters::default());
+            return self.finish_here(event, -i64::from(errno), Counters::default());
         }
         let followers = callers.start_sync(fd);
         let mut op = event.next_op();
@@ -98,7 +98,7 @@ impl<C: IOCallback> Shared<C> {
             self.tell_reactor();
         }
         followers.iter().for_each(|follower| follower.finish(result));
-        let result = self.finish_here(event, admission, result.min(0), counters);
+        let result = self.finish_here(event, result.min(0), counters);
         // Outside of everything: the program may do anything in its log function.
         stalled.into_iter().for_each(|age| report_stall((Extent::from(&op), age)));
         result
@@ -129,7 +129,7 @@ impl<C: IOCallback> Shared<C> {
     }
 
     /// Does an event on the calling thread.
-    fn run_here(&self, event: &mut IOEvent<C>, admission: Admission) -> i64 {
+    fn run_here(&self, event: &mut IOEvent<C>) -> i64 {
         let mut counters = Counters::default();
         let mut attempt = Attempt::default();
         let mut stalled = Vec::new();
@@ -153,24 +153,18 @@ impl<C: IOCallback> Shared<C> {
             // Others wait for theirs meanwhile.
             self.ledger().sync_failed(event.fd(), -result as i32);
         }
-        let result = self.finish_here(event, admission, result, counters);
+        let result = self.finish_here(event, result, counters);
         stalled.into_iter().for_each(report_stall);
         result
     }
 
     /// Completes an event that the calling thread did.
-    fn finish_here(
-        &self,
-        event: &mut IOEvent<C>,
-        admission: Admission,
-        result: i64,
-        mut counters: Counters,
-    ) -> i64 {
+    fn finish_here(&self, event: &mut IOEvent<C>, result: i64, mut counters: Counters) -> i64 {
         let result = outcome(event, result);
         counters.failed += u64::from(result < 0);
         self.callers.add(&counters);
         event.complete(result);
-        let number = admission.number();
+        let number = event.number();
         let write = event.is_write();
         if result < 0 && write {
             self.ledger().write_failed(event.fd(), number, -result as i32);
@@ -178,10 +172,7 @@ impl<C: IOCallback> Shared<C> {
         if write && self.core.callers.end_write(number) {
             self.tell_reactor();
         }
-        self.ledger().start(admission);
-        if result < 0 && write {
-            self.ledger().failed_write_starts(number);
-        }
+        let admission = starts(self.ledger(), event);
         event.release();
         self.ledger().finish(admission);
         if let Seat::Owner(seat) = &self.seat {
