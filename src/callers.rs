@@ -57,6 +57,13 @@ struct Sync {
     waiting: Vec<Arc<Waiter>>,
 }
 
+impl Sync {
+    /// The reactor's runs at once; a caller says when it does.
+    fn new(fd: RawFd, reactors: bool) -> Self {
+        Sync { fd, reactors, runs: reactors, reactor_waits: false, waiting: Vec::new() }
+    }
+}
+
 /// A caller that waits for its turn, or for somebody who syncs for it.
 pub(crate) struct Waiter {
     thread: Thread,
@@ -189,9 +196,7 @@ impl Callers {
     pub(crate) fn want_sync(&self, fd: RawFd, whole: bool) -> Option<Arc<Waiter>> {
         let mut list = lock(&self.list);
         let Some(sync) = list.sync(fd) else {
-            let waiting = Vec::new();
-            let sync = Sync { fd, reactors: false, runs: false, reactor_waits: false, waiting };
-            list.syncs.push(sync);
+            list.syncs.push(Sync::new(fd, false));
             return None;
         };
         let state = AtomicI64::new(WAITS);
@@ -297,9 +302,7 @@ impl Callers {
                 None
             }
             None => {
-                let waiting = Vec::new();
-                let sync = Sync { fd, reactors: true, runs: true, reactor_waits: false, waiting };
-                list.syncs.push(sync);
+                list.syncs.push(Sync::new(fd, true));
                 Some(Vec::new())
             }
         }

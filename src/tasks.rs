@@ -584,8 +584,7 @@ impl<C> IOEvent<C> {
         if !inner.cell.launch() {
             return Err(Unfit::InFlight);
         }
-        // SAFETY: the event was just taken from its caller; the engine alone touches the progress.
-        let progress = unsafe { &mut *inner.progress.get() };
+        let progress = self.progress();
         progress.earlier = result;
         progress.ending = 0;
         inner.result.store(PENDING, Release);
@@ -594,8 +593,7 @@ impl<C> IOEvent<C> {
 
     /// Gives a launched event back as it was: it was not accepted after all.
     pub(crate) fn abort_launch(&self) {
-        // SAFETY: the engine holds the event, and it alone touches the progress.
-        self.complete(unsafe { (*self.inner().progress.get()).earlier });
+        self.complete(self.progress().earlier);
         self.inner().cell.set_state(State::Owned);
     }
 
