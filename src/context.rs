@@ -625,7 +625,7 @@ impl<C: IOCallback> Shared<C> {
         if !Identity::cancel(id, Arc::as_ptr(&self.core.ledger)) {
             return Err(libc::ENOENT);
         }
-        self.core.cancels.fetch_add(1, SeqCst);
+        self.core.cancelled.store(true, SeqCst);
         if self.config.polled {
             self.gathered.want();
             self.core.news.store(true, SeqCst);

@@ -69,8 +69,8 @@ pub(crate) struct Core<C> {
     pub callers: Callers,
     /// There is something that the reactor has to look at even if no slot is free.
     pub news: AtomicBool,
-    /// Events cancelled.
-    pub cancels: AtomicU64,
+    /// Some event was cancelled.
+    pub cancelled: AtomicBool,
     /// While it sleeps with all slots taken: when it will look at `news` by itself, in nanoseconds
     /// from `start`.
     pub looks_at: AtomicU64,
@@ -88,7 +88,7 @@ impl<C> Core<C> {
             broken: OnceCell::new(),
             callers: Callers::default(),
             news: AtomicBool::new(false),
-            cancels: AtomicU64::new(0),
+            cancelled: AtomicBool::new(false),
             looks_at: AtomicU64::new(0),
             start: clock::now(),
         }
@@ -139,7 +139,6 @@ pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
     done: Vec<Done>,
     /// Syncs that wait for something else than a slot.
     syncs: Syncs<C>,
-    sync_groups: bool,
     /// Completed events whose callbacks come next, and those that somebody waits for instead.
     ready: VecDeque<IOEvent<C>>,
     waited_for: Vec<IOEvent<C>>,
@@ -149,8 +148,6 @@ pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
     may_end: bool,
     /// Some had a time limit.
     timed: bool,
-    /// Cancelled events that were looked for.
-    cancels_seen: u64,
     /// When the next time limit is over, or the next operation stalls.
     next_look: Option<Instant>,
     stall: Option<Duration>,
@@ -202,13 +199,11 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             issue: VecDeque::with_capacity(depth as usize),
             done: Vec::with_capacity(depth as usize),
             syncs: Syncs::new(sync_groups),
-            sync_groups,
             ready: VecDeque::with_capacity(depth as usize),
             waited_for: Vec::new(),
             whole: Vec::new(),
             may_end: false,
             timed: false,
-            cancels_seen: 0,
             next_look: None,
             stall,
             alarm: Alarm::default(),
@@ -360,10 +355,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         while let Some(next) = self.syncs.next(!self.free.is_empty(), failure, &core.callers) {
             match next {
                 Next::Start(run, followers) => {
-                    if let Some(number) = self.free.last() {
-                        self.slots[*number as usize].followers = followers;
-                    }
-                    self.hold(core, run);
+                    let number = self.take_slot();
+                    self.slots[number as usize].followers = followers;
+                    self.hold_in(core, number, run);
                 }
                 Next::Failed(event, errno) => self.finish(core, event, -i64::from(errno)),
             }
@@ -375,11 +369,10 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let slots = || self.slots.iter().filter_map(|slot| slot.event.as_ref());
         let here = |fd, number| {
             let all = slots().flat_map(IOEvent::chain).chain(self.waiting.iter());
-            let before = all.filter(|event| {
-                let write = event.is_write();
-                write && event.fd() == fd && event.number() < number
-            });
-            before.count()
+            let before = |event: &&IOEvent<C>| {
+                event.is_write() && event.fd() == fd && event.number() < number
+            };
+            all.filter(before).count()
         };
         self.syncs.count(here, |fd, number| core.callers.write_before(fd, number));
     }
@@ -392,8 +385,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Looks at what others want and what the time brings.
     fn look(&mut self, core: &Core<C>) {
         if core.news.load(SeqCst) && core.news.swap(false, SeqCst) {
-            let cancels = core.cancels.load(SeqCst);
-            let cancelled = cancels != std::mem::replace(&mut self.cancels_seen, cancels);
+            let cancelled = core.cancelled.swap(false, SeqCst);
             self.may_end |= cancelled;
             self.sweep(core);
             if core.callers.take_ended() {
@@ -459,15 +451,29 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
                 self.issue.push_back(number);
             }
         }
+        self.finish_ended(core, ended);
+    }
+
+    /// Completes what is to end and is in no slot: as if the kernel had given it back.
+    fn finish_ended(&mut self, core: &Core<C>, ended: Vec<IOEvent<C>>) {
         for event in ended {
-            let errno = event.ending(|| now).unwrap_or(libc::ECANCELED);
-            self.finish(core, event, -i64::from(errno));
+            self.finish(core, event, -i64::from(libc::ECANCELED));
         }
     }
 
-    /// Puts an event, or joined ones, into a free slot.
-    fn hold(&mut self, core: &Core<C>, run: IOEvent<C>) {
+    fn take_slot(&mut self) -> u32 {
         let Some(number) = self.free.pop() else { unreachable!("only while a slot is free") };
+        number
+    }
+
+    /// Puts an event, or joined ones, into a free slot.
+    #[inline(always)]
+    fn hold(&mut self, core: &Core<C>, run: IOEvent<C>) {
+        let number = self.take_slot();
+        self.hold_in(core, number, run);
+    }
+
+    fn hold_in(&mut self, core: &Core<C>, number: u32, run: IOEvent<C>) {
         let slot = &mut self.slots[number as usize];
         slot.apart = false;
         slot.attempt = Attempt::default();
@@ -569,10 +575,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let ends = |event: &IOEvent<C>| event.ending(clock::now).is_some();
         merge::take_out_behind(first, ends, |event| ended.push(event));
         self.followers -= ended.len();
-        for event in ended {
-            let errno = event.ending(clock::now).unwrap_or(libc::ECANCELED);
-            self.finish(core, event, -i64::from(errno));
-        }
+        self.finish_ended(core, ended);
     }
 
     /// Completes the event of a slot, and all that travel with it: an error is everybody's, and
@@ -581,7 +584,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn complete(&mut self, core: &Core<C>, number: u32, result: i64, by_kernel: bool) {
         let slot = &mut self.slots[number as usize];
         let Some(event) = slot.event.take() else { unreachable!("completed without an event") };
-        if self.sync_groups && event.is_sync() {
+        if self.syncs.groups && event.is_sync() {
             let lost = by_kernel && result < 0 && !gave_back(result);
             self.end_sync(core, number, event.fd(), result, lost);
         }

@@ -11,7 +11,7 @@ use crate::tasks::{IOAction, IOEvent};
 
 pub(crate) struct Syncs<C> {
     /// Whether they are joined at all.
-    groups: bool,
+    pub groups: bool,
     files: BTreeMap<RawFd, File<C>>,
     /// Descriptors where something may be able to start.
     look: VecDeque<RawFd>,
