@@ -1,5 +1,7 @@
 //! What the result of an operation means: for its event, or for each of those that travelled in it.
 
+use std::num::NonZeroU64;
+
 use crate::clock;
 use crate::driver::direct::DIRECT_BOUNDARY;
 use crate::log::{log, Level};
@@ -22,8 +24,8 @@ pub(crate) struct Attempt {
     retries: u32,
     /// The operation before this one came back short.
     short: bool,
-    /// Where the transfer was when it was set back to a boundary.
-    set_back: Option<u64>,
+    /// Where the transfer was when it was set back to a boundary: beyond it.
+    set_back: Option<NonZeroU64>,
 }
 
 /// How an event ends whose operations ended with this result: one that was cancelled, or whose time
@@ -55,6 +57,12 @@ pub(crate) enum Verdict {
 }
 
 impl Attempt {
+    /// A first one, for the whole of a plain event, or as much of it as one operation may move.
+    #[inline(always)]
+    pub(crate) fn of(op: &Op) -> Self {
+        Attempt { asked: op.len, ..Attempt::default() }
+    }
+
     /// Announces an operation. Fails where the kernel must not be asked.
     #[inline(always)]
     pub(crate) fn begin<C>(&mut self, op: &Op, event: &IOEvent<C>) -> Result<(), i32> {
@@ -94,6 +102,29 @@ impl Attempt {
         let again = passing && self.retries < MAX_RETRIES;
         self.retries += u32::from(again);
         again
+    }
+
+    /// Whether the event is plain, its operation was for all that was left of it, and this result
+    /// says that all of that was moved; if so it is taken down.
+    #[inline(always)]
+    pub(crate) fn is_whole<C>(
+        &mut self,
+        event: &mut IOEvent<C>,
+        result: i64,
+        counters: &mut Counters,
+    ) -> bool {
+        let done = event.transferred() + self.asked;
+        if result <= 0 || result as u64 != self.asked || done != event.get_size() {
+            return false;
+        }
+        if !event.is_plain() {
+            return false;
+        }
+        match event.kind() {
+            IOAction::Read => counters.bytes_read += self.asked,
+            _ => counters.bytes_written += self.asked,
+        }
+        event.set_transferred(done)
     }
 
     /// Judges what the kernel answered to the operation that `begin` announced.
@@ -146,11 +177,12 @@ impl Attempt {
                 if beyond == 0 || reached < beyond || !event.set_transferred(reached - beyond) {
                     return Verdict::Complete(result);
                 }
-                self.set_back = Some(reached);
+                self.set_back = NonZeroU64::new(reached);
                 Verdict::Again
             }
             _ => {
-                if let Some(reached) = self.set_back.filter(|at| *at > event.transferred()) {
+                let reached = self.set_back.map_or(0, NonZeroU64::get);
+                if reached > event.transferred() {
                     event.set_transferred(reached);
                 }
                 Verdict::Complete(result)

@@ -1,6 +1,7 @@
 //! Where callbacks run: on worker threads that several contexts may share, or on the reactor's own
 //! thread. The one place that calls a callback.
 
+use std::cell::Cell;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
@@ -144,11 +145,7 @@ struct ToWorkers<C: IOCallback> {
 
 impl<C: IOCallback> Delivery<C> {
     /// Runs the callbacks of all `events` here, or hands them to the workers. How many there were.
-    pub(crate) fn deliver(
-        &mut self,
-        ledger: &Ledger,
-        events: &mut std::collections::VecDeque<IOEvent<C>>,
-    ) -> u32 {
+    pub(crate) fn deliver(&mut self, ledger: &Ledger, events: &mut Vec<IOEvent<C>>) -> u32 {
         let count = events.len() as u32;
         match &self.workers {
             Some(_) if count == 0 => {}
@@ -160,11 +157,8 @@ impl<C: IOCallback> Delivery<C> {
                 self.wake_calls += u64::from(set.work.wake_for(count as usize));
             }
             None if count > 0 => {
-                within(ledger, 0, || {
-                    while let Some(event) = events.pop_front() {
-                        run(ledger, event);
-                    }
-                });
+                let mut events = events.drain(..);
+                within(ledger, 0, || run(ledger, || events.next()));
             }
             None => {}
         }
@@ -191,19 +185,28 @@ pub(crate) fn starts<C>(ledger: &Ledger, event: &IOEvent<C>) -> Admission {
     admission
 }
 
-/// Calls one callback. Afterwards nothing of the event is touched: it is somebody else's.
-fn run<C: IOCallback>(ledger: &Ledger, mut event: IOEvent<C>) {
-    let admission = starts(ledger, &event);
-    event.release();
-    if let Some(callback) = event.take_callback() {
-        let called = catch_unwind(AssertUnwindSafe(|| callback.call(event)));
-        if let Err(payload) = called {
-            // Dropping it could panic again.
-            std::mem::forget(payload);
-            log(Level::Error, || "a callback panicked; the engine goes on".into());
+/// Calls one callback after the other. Afterwards nothing of its event is touched: it is somebody
+/// else's.
+#[inline(always)]
+fn run<C: IOCallback>(ledger: &Ledger, mut next: impl FnMut() -> Option<IOEvent<C>>) {
+    let running = Cell::new(Admission::default());
+    let mut run_all = || {
+        while let Some(mut event) = next() {
+            let admission = starts(ledger, &event);
+            running.set(admission);
+            event.release();
+            if let Some(callback) = event.take_callback() {
+                callback.call(event);
+            }
+            ledger.finish(admission);
         }
+    };
+    while let Err(payload) = catch_unwind(AssertUnwindSafe(&mut run_all)) {
+        // Dropping it could panic again.
+        std::mem::forget(payload);
+        log(Level::Error, || "a callback panicked; the engine goes on".into());
+        ledger.finish(running.get());
     }
-    ledger.finish(admission);
 }
 
 /// Gives an event to the thread that waits for it instead of a callback. Afterwards nothing of it is
@@ -248,6 +251,7 @@ fn work<C: IOCallback>(receiver: &MRx<Queue<C>>, gate: &Gate, set: usize) {
                 current.insert(ledger)
             }
         };
-        within(ledger, set, || run(ledger, event));
+        let mut event = Some(event);
+        within(ledger, set, || run(ledger, || event.take()));
     }
 }

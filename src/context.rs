@@ -30,7 +30,7 @@ use crate::intake::{InnerFlavor, Lanes, OuterFlavor};
 use crate::ledger::{Ledger, Refused};
 use crate::log::{explain, log, Level};
 use crate::merge::{self, Submit, MAX_LIMIT};
-use crate::reactor::{count_in, Core, PollEnd, Polled, Reactor, Settings};
+use crate::reactor::{count_in, count_in_one, Core, PollEnd, Polled, Reactor, Settings};
 use crate::stats::{Counters, Published};
 use crate::tasks::{IOCallback, IOEvent, Link, Unfit};
 use crate::thread::{here, in_callback_of, spawn, Here, NO_THREAD};
@@ -440,8 +440,17 @@ impl<C: IOCallback> Shared<C> {
     }
 
     /// Makes the calling thread the owner of a polled context, where none is.
+    #[inline(always)]
     fn seat(&self, here: Here) -> Result<Option<&PolledSeat<C>>, Errno> {
         let Seat::Owner(seat) = &self.seat else { return Ok(None) };
+        if !(self.core.backlog.belongs_to(here.token) && seat.started.get()) {
+            self.take_seat(seat, here)?;
+        }
+        Ok(Some(seat))
+    }
+
+    #[cold]
+    fn take_seat(&self, seat: &PolledSeat<C>, here: Here) -> Result<(), Errno> {
         if !self.core.backlog.claim(here.token) {
             return Err(libc::EPERM);
         }
@@ -454,7 +463,7 @@ impl<C: IOCallback> Shared<C> {
             seat.with(|reactor| reactor.start(&self.core))?.map_err(errno_of)?;
             seat.started.set(true);
         }
-        Ok(Some(seat))
+        Ok(())
     }
 
     /// Hands an event in, or joined ones. What is not accepted comes back as it was. The caller has
@@ -481,6 +490,7 @@ impl<C: IOCallback> Shared<C> {
 
     /// Takes an event from its caller and counts it in, with all that are joined with it; or leaves
     /// them as they were. `before_waiting` is called where that may take a while.
+    #[inline(always)]
     fn accept(
         &self,
         event: &IOEvent<C>,
@@ -488,26 +498,57 @@ impl<C: IOCallback> Shared<C> {
         may_wait: bool,
         mut before_waiting: impl FnMut(),
     ) -> Result<(), Errno> {
+        if !event.is_plain() {
+            return self.accept_other(event, here, may_wait, &mut before_waiting);
+        }
+        self.seat(here)?;
+        event.launch().map_err(Unfit::errno)?;
+        match count_in_one(&self.core.ledger, event, !here.in_callback) {
+            Ok(()) => Ok(()),
+            Err(refused) => self.insist(event, here, may_wait, &mut before_waiting, refused),
+        }
+    }
+
+    #[inline(never)]
+    fn accept_other(
+        &self,
+        event: &IOEvent<C>,
+        here: Here,
+        may_wait: bool,
+        before_waiting: &mut dyn FnMut(),
+    ) -> Result<(), Errno> {
         self.launch(event, here)?;
+        if let Err(refused) = self.count_in(event, here) {
+            self.insist(event, here, may_wait, before_waiting, refused)?;
+        }
+        if event.is_barrier() {
+            // What was gathered before it is among what it waits for.
+            self.flush_gathered();
+        }
+        Ok(())
+    }
+
+    /// Waits for room and counts in what was refused.
+    #[cold]
+    fn insist(
+        &self,
+        event: &IOEvent<C>,
+        here: Here,
+        may_wait: bool,
+        before_waiting: &mut dyn FnMut(),
+        mut refused: Refused,
+    ) -> Result<(), Errno> {
         loop {
+            before_waiting();
+            self.make_room(refused, event, may_wait)?;
             match self.count_in(event, here) {
-                Ok(()) => {
-                    if event.is_barrier() {
-                        // What was gathered before it is among what it waits for.
-                        self.flush_gathered();
-                    }
-                    return Ok(());
-                }
-                Err(refused) => {
-                    before_waiting();
-                    self.make_room(refused, event, may_wait)?;
-                }
+                Ok(()) => return Ok(()),
+                Err(again) => refused = again,
             }
         }
     }
 
     /// Takes an event from its caller, with all that are joined with it.
-    #[inline(always)]
     pub(crate) fn launch(&self, run: &IOEvent<C>, here: Here) -> Result<(), Errno> {
         self.seat(here)?;
         if !run.is_joined() {
@@ -524,13 +565,13 @@ impl<C: IOCallback> Shared<C> {
 
     /// Counts in what was launched. Inside a callback there is always room: a callback that waited
     /// could wait for itself.
-    #[inline(always)]
     pub(crate) fn count_in(&self, run: &IOEvent<C>, here: Here) -> Result<(), Refused> {
         count_in(&self.core.ledger, run, !here.in_callback)
     }
 
     /// Waits for room for an event that was refused. Where that will not do, the event is given
     /// back to its caller.
+    #[cold]
     pub(crate) fn make_room(
         &self,
         refused: Refused,
@@ -586,14 +627,20 @@ impl<C: IOCallback> Shared<C> {
     pub(crate) fn hand_over(&self, event: IOEvent<C>, here: Here) {
         let core = &*self.core;
         let mine = core.backlog.belongs_to(here.token);
-        let deadline = event.first_deadline();
         if mine && (here.in_callback || matches!(self.seat, Seat::Owner(_))) {
-            core.backlog.push(event);
-            if deadline.is_some() {
+            if !event.is_plain() && event.first_deadline().is_some() {
                 core.news.store(true, SeqCst);
             }
-            return;
+            return core.backlog.push(event);
         }
+        self.send(event);
+    }
+
+    /// The same by another thread than the reactor's.
+    #[inline(never)]
+    fn send(&self, event: IOEvent<C>) {
+        let core = &*self.core;
+        let deadline = event.first_deadline();
         let alone_sync = match event.link() {
             Link::None if event.is_sync() => Some(event.fd()),
             _ => None,
@@ -868,6 +915,7 @@ pub(crate) struct Batch<'a, C: IOCallback> {
 
 impl<C: IOCallback> Batch<'_, C> {
     /// Adds an event, waiting as a submit does. One that is not accepted comes back as it was.
+    #[inline(always)]
     pub(crate) fn add(&mut self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, Errno)> {
         let Batch { shared, here, .. } = *self;
         // To wait for its own events would be to wait for ever.

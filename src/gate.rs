@@ -60,9 +60,9 @@ impl Gate {
         held
     }
 
+    /// Whether somebody waits, asked by who has changed the condition with a SeqCst operation:
+    /// either he is seen here, or he sees the change.
     pub(crate) fn has_waiters(&self) -> bool {
-        // What the condition reads was written before, and must not be seen after.
-        fence(SeqCst);
         self.waiters.load(SeqCst) != 0
     }
 
@@ -73,6 +73,8 @@ impl Gate {
 
     /// Wakes enough waiters for `count` things of which each waiter takes one.
     pub(crate) fn wake_for(&self, count: usize) -> bool {
+        // What the condition reads was written before, and must not be seen after.
+        fence(SeqCst);
         let waited_for = self.has_waiters();
         if waited_for {
             drop(lock(&self.lock));

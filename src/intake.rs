@@ -203,6 +203,7 @@ impl<C> Backlog<C> {
         self.thread.compare_exchange(ENDED, here().token, SeqCst, SeqCst).is_ok()
     }
 
+    #[inline(always)]
     fn with<R>(&self, f: impl FnOnce(&mut VecDeque<IOEvent<C>>) -> R) -> R {
         debug_assert!(self.is_mine());
         // SAFETY: only this thread gets here, and `f` calls nothing that comes back.
@@ -210,6 +211,7 @@ impl<C> Backlog<C> {
     }
 
     /// On the reactor's thread only.
+    #[inline(always)]
     pub(crate) fn push(&self, event: IOEvent<C>) {
         self.with(|queue| queue.push_back(event))
     }
@@ -217,6 +219,20 @@ impl<C> Backlog<C> {
     /// On the reactor's thread only.
     pub(crate) fn pop(&self) -> Option<IOEvent<C>> {
         self.with(VecDeque::pop_front)
+    }
+
+    /// Takes up to `count` of the oldest; how many. On the reactor's thread only.
+    #[inline(always)]
+    pub(crate) fn take(&self, count: usize, taken: impl FnMut(IOEvent<C>)) -> usize {
+        // Whoever looks meanwhile finds an empty one.
+        let mut queue = self.with(std::mem::take);
+        let count = count.min(queue.len());
+        queue.drain(..count).for_each(taken);
+        self.with(|pushed| {
+            queue.append(pushed);
+            *pushed = queue;
+        });
+        count
     }
 
     /// On the reactor's thread only.

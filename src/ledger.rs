@@ -34,25 +34,27 @@ pub(crate) enum Refused {
     Closed,
 }
 
-/// What an accepted event carries until its callback has returned.
+/// What an accepted event carries until its callback has returned: `Ledger::entry` as it found it,
+/// with the epoch and how many were accepted before it, and in the place of CLOSED, whether it took
+/// one of the places.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub(crate) struct Admission {
-    /// The drain generation in which it was accepted: 0 or 1.
-    epoch: u8,
-    /// It took one of the places.
-    place: bool,
-    /// How many were accepted before it.
-    number: u64,
-}
+pub(crate) struct Admission(u64);
 
 impl Admission {
+    const PLACE: u64 = CLOSED;
+
     pub(crate) fn has_place(self) -> bool {
-        self.place
+        self.0 & Self::PLACE != 0
     }
 
     /// Its place in the order of acceptance, of which a context has one.
     pub(crate) fn number(self) -> u64 {
-        self.number
+        self.0 / ONE
+    }
+
+    /// The drain generation in which it was accepted: 0 or 1.
+    fn epoch(self) -> usize {
+        (self.0 & EPOCH) as usize
     }
 }
 
@@ -94,6 +96,7 @@ impl Ledger {
         Ledger { limit: limit.into(), single, ..Default::default() }
     }
 
+    #[inline(always)]
     fn add(&self, counter: &AtomicU64) -> u64 {
         if self.single {
             let sum = counter.load(Relaxed) + 1;
@@ -105,7 +108,34 @@ impl Ledger {
     }
 
     /// Counts an event in. `bounded` ones need a place; those from callbacks do not.
+    #[inline(always)]
     pub(crate) fn accept(&self, bounded: bool) -> Result<Admission, Refused> {
+        match self.single {
+            true => self.accept_alone(bounded),
+            false => self.accept_shared(bounded),
+        }
+    }
+
+    #[inline(always)]
+    fn accept_alone(&self, bounded: bool) -> Result<Admission, Refused> {
+        let entry = self.entry.0.load(Relaxed);
+        if entry & CLOSED != 0 {
+            return Err(Refused::Closed);
+        }
+        let mut admission = entry;
+        if bounded {
+            let taken = self.places.0.load(Relaxed);
+            if taken >= self.limit {
+                return Err(Refused::Full);
+            }
+            self.places.0.store(taken + 1, Relaxed);
+            admission |= Admission::PLACE;
+        }
+        self.entry.0.store(entry + ONE, Relaxed);
+        Ok(Admission(admission))
+    }
+
+    fn accept_shared(&self, bounded: bool) -> Result<Admission, Refused> {
         if self.is_closed() {
             return Err(Refused::Closed);
         }
@@ -121,12 +151,7 @@ impl Ledger {
                 }
                 return Err(Refused::Closed);
             }
-            let admission =
-                Admission { epoch: (entry & EPOCH) as u8, place: bounded, number: entry / ONE };
-            if self.single {
-                self.entry.0.store(entry + ONE, Relaxed);
-                return Ok(admission);
-            }
+            let admission = Admission(entry | if bounded { Admission::PLACE } else { 0 });
             match self.entry.0.compare_exchange_weak(entry, entry + ONE, SeqCst, Relaxed) {
                 Ok(_) => return Ok(admission),
                 Err(now) => entry = now,
@@ -138,10 +163,6 @@ impl Ledger {
         let places = &self.places.0;
         let mut taken = places.load(SeqCst);
         while taken < self.limit {
-            if self.single {
-                places.store(taken + 1, Relaxed);
-                return true;
-            }
             match places.compare_exchange_weak(taken, taken + 1, SeqCst, SeqCst) {
                 Ok(_) => return true,
                 Err(now) => taken = now,
@@ -150,6 +171,7 @@ impl Ledger {
         false
     }
 
+    #[inline(always)]
     fn leave_place(&self) -> u64 {
         if self.single {
             let left = self.places.0.load(Relaxed) - 1;
@@ -166,6 +188,7 @@ impl Ledger {
     }
 
     /// Whether there is a place now; if not, `on_room` is called when there is.
+    #[cold]
     pub(crate) fn has_room(&self) -> bool {
         let there_is = || self.places() < self.limit;
         there_is() || {
@@ -192,24 +215,32 @@ impl Ledger {
         self.add(&self.started.0);
         // Who waits has seen all places taken. The first one left wakes everybody, and until it
         // is taken again nobody waits: a system call only where the queue was full.
-        if admission.place
+        if admission.has_place()
             && self.leave_place() == self.limit - 1
             && self.short_of_room.swap(false, SeqCst)
         {
-            if self.room.wake() {
-                self.wake_calls.fetch_add(1, Relaxed);
-            }
-            if let Some(on_room) = self.on_room.get() {
-                on_room();
-            }
+            self.there_is_room();
+        }
+    }
+
+    #[cold]
+    fn there_is_room(&self) {
+        if self.room.wake() {
+            self.wake_calls.fetch_add(1, Relaxed);
+        }
+        if let Some(on_room) = self.on_room.get() {
+            on_room();
         }
     }
 
     /// The callback of an event has returned. The last touch of the ledger for it.
+    #[inline(always)]
     pub(crate) fn finish(&self, admission: Admission) {
-        let epoch = usize::from(admission.epoch);
+        let epoch = admission.epoch();
         let returned = self.add(&self.returned[epoch]);
-        if self.settled.has_waiters() && returned == self.goal[epoch].load(SeqCst) {
+        // In a polled context nobody sleeps until then.
+        let waited_for = !self.single && self.settled.has_waiters();
+        if waited_for && returned == self.goal[epoch].load(SeqCst) {
             self.settled.wake();
         }
     }
@@ -278,6 +309,7 @@ impl Ledger {
     }
 
     /// The callback of a write that failed starts.
+    #[cold]
     pub(crate) fn failed_write_starts(&self, number: u64) {
         let started = Started { accepted: self.accepted(), point: self.drain_point() };
         self.failures.start(number, started);

@@ -140,7 +140,7 @@ pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
     /// Syncs that wait for something else than a slot.
     syncs: Syncs<C>,
     /// Completed events whose callbacks come next, and those that somebody waits for instead.
-    ready: VecDeque<IOEvent<C>>,
+    ready: Vec<IOEvent<C>>,
     waited_for: Vec<IOEvent<C>>,
     /// Those of a joined operation that are whole; empty between calls.
     whole: Vec<IOEvent<C>>,
@@ -199,7 +199,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             issue: VecDeque::with_capacity(depth as usize),
             done: Vec::with_capacity(depth as usize),
             syncs: Syncs::new(sync_groups),
-            ready: VecDeque::with_capacity(depth as usize),
+            ready: Vec::with_capacity(depth as usize),
             waited_for: Vec::new(),
             whole: Vec::new(),
             may_end: false,
@@ -234,7 +234,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
                 true => TAKEN_AT_ONCE,
                 false => self.free.len().div_ceil(sources.into()),
             };
-            let taken = (0..share).take_while(|_| self.take_from(core, source)).count();
+            let taken = self.take_from(core, source, share);
             empty = if taken == 0 { empty + 1 } else { 0 };
         }
         if self.syncs.has_uncounted() {
@@ -256,51 +256,77 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         }
     }
 
-    fn take_from(&mut self, core: &Core<C>, source: u8) -> bool {
-        let event = match (source, &mut self.lanes) {
-            (0, _) => core.backlog.pop(),
-            (1, Some(lanes)) => lanes.take_inner(),
-            (_, Some(lanes)) if lanes.foreign && !core.ledger.has_room() => None,
-            (_, Some(lanes)) => {
-                let event = lanes.take_outer();
-                match lanes.foreign {
-                    true => event.map(|event| admit(&core.ledger, event)),
-                    false => event,
-                }
+    /// Takes in up to `share` of what waits in one source; how many.
+    fn take_from(&mut self, core: &Core<C>, source: u8, share: usize) -> usize {
+        if source == 0 {
+            return core.backlog.take(share, |event| self.arrive(core, event));
+        }
+        let mut taken = 0;
+        while taken < share {
+            let Some(event) = self.take_from_lane(core, source) else { break };
+            // A foreign event that could not be launched is done.
+            match event.is_done() {
+                true => self.arrive_other(core, event),
+                false => self.arrive(core, event),
             }
-            (_, None) => None,
-        };
-        event.map(|event| self.arrive(core, event)).is_some()
+            taken += 1;
+        }
+        taken
+    }
+
+    #[inline(always)]
+    fn take_from_lane(&mut self, core: &Core<C>, source: u8) -> Option<IOEvent<C>> {
+        let lanes = self.lanes.as_mut()?;
+        match source {
+            1 => lanes.take_inner(),
+            _ if !lanes.foreign => lanes.take_outer(),
+            _ if !core.ledger.has_room() => None,
+            _ => lanes.take_outer().map(|event| admit(&core.ledger, event)),
+        }
     }
 
     /// Takes in everything, whether or not there are slots for it.
     fn sweep(&mut self, core: &Core<C>) {
         for source in 0..self.sources() {
-            while self.take_from(core, source) {}
+            self.take_from(core, source, usize::MAX);
         }
     }
 
     /// Takes in what came through a queue: an event, joined ones, or a batch.
-    #[inline]
+    #[inline(always)]
     fn arrive(&mut self, core: &Core<C>, event: IOEvent<C>) {
-        match event.link() {
-            Link::Batched(_) => {
-                let mut batch = Some(event);
-                while let Some(event) = batch {
-                    batch = merge::untie(&event);
-                    self.arrive_one(core, event);
-                }
+        if event.is_plain() && !self.looks_at_all() {
+            if let Some(number) = self.free.pop() {
+                return self.hold_plain(core, number, event);
             }
-            _ => self.arrive_one(core, event),
+        }
+        self.arrive_other(core, event);
+    }
+
+    /// Even a plain event may have to wait, to be joined, or to be watched.
+    #[inline(always)]
+    fn looks_at_all(&self) -> bool {
+        let waits = self.waiting.merges() || !self.waiting.is_empty() || !self.issue.is_empty();
+        waits || self.may_end || self.syncs.has_barriers()
+    }
+
+    #[inline(never)]
+    fn arrive_other(&mut self, core: &Core<C>, event: IOEvent<C>) {
+        let mut next = Some(event);
+        while let Some(event) = next {
+            next = match event.link() {
+                Link::Batched(_) => merge::untie(&event),
+                _ => None,
+            };
+            self.arrive_one(core, event);
         }
     }
 
-    #[inline(always)]
     fn arrive_one(&mut self, core: &Core<C>, run: IOEvent<C>) {
         let waits = self.free.is_empty() || self.waiting.merges() || !self.waiting.is_empty();
         if run.is_done() {
             // A foreign event that could not be launched.
-            self.ready.push_back(run);
+            self.ready.push(run);
             return;
         }
         if let Some(deadline) = run.first_deadline() {
@@ -478,14 +504,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         slot.apart = false;
         slot.attempt = Attempt::default();
         if run.is_joined() {
-            let followers = run.chain().count() - 1;
-            self.followers += followers;
-            if run.is_sync() {
-                self.counters.syncs_joined += followers as u64;
-            } else {
-                self.counters.merged += followers as u64;
-                slot.segments.set(&run);
-            }
+            self.followers += slot.join(&run, &mut self.counters);
         }
         slot.event = Some(run);
         // What waits to be issued comes first.
@@ -494,7 +513,23 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         }
     }
 
+    /// The same for a plain event, where nothing waits to be issued.
+    #[inline(always)]
+    fn hold_plain(&mut self, core: &Core<C>, number: u32, event: IOEvent<C>) {
+        let op = event.plain_op();
+        let slot = &mut self.slots[number as usize];
+        slot.apart = false;
+        slot.attempt = Attempt::of(&op);
+        slot.event = Some(event);
+        match self.interface.prep(number, &op) {
+            Prep::Queued => self.issued(number, op.action),
+            // It is asked once more, and again what it lacks.
+            Prep::Full | Prep::Unsupported => self.issue_later(core, number),
+        }
+    }
+
     /// Has the operation of a slot issued when those before it have been.
+    #[cold]
     fn issue_later(&mut self, core: &Core<C>, number: u32) {
         if !self.may_end || !self.ends(core, number) {
             self.issue.push_back(number);
@@ -517,33 +552,45 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             return true;
         }
         let slot = &mut self.slots[number as usize];
-        let op = slot.operation();
         let Some(event) = &slot.event else { unreachable!("issued without an event") };
+        let op = slot.operation();
         if let Err(errno) = slot.attempt.begin(&op, event) {
             self.complete_unissued(core, number, errno);
             return true;
         }
         match self.interface.prep(number, &op) {
-            Prep::Queued => {
-                slot.in_kernel = true;
-                slot.asked_back = false;
-                self.pending += 1;
-                self.counters.operations += 1;
-                self.may_extend |= op.action.may_extend();
-                if let Some(stall) = self.stall {
-                    let now = clock::now();
-                    slot.since = Some(now);
-                    self.look_at(now + stall);
-                }
-            }
+            Prep::Queued => self.issued(number, op.action),
             Prep::Full => return false,
             Prep::Unsupported => self.complete_unissued(core, number, libc::EOPNOTSUPP),
         }
         true
     }
 
+    /// The interface has the operation of a slot.
+    #[inline(always)]
+    fn issued(&mut self, number: u32, action: IOAction) {
+        let slot = &mut self.slots[number as usize];
+        slot.in_kernel = true;
+        slot.asked_back = false;
+        self.pending += 1;
+        self.counters.operations += 1;
+        self.may_extend |= action.may_extend();
+        if let Some(stall) = self.stall {
+            self.watch(number, stall);
+        }
+    }
+
+    /// Notices since when the interface has an operation.
+    #[cold]
+    fn watch(&mut self, number: u32, stall: Duration) {
+        let now = clock::now();
+        self.slots[number as usize].since = Some(now);
+        self.look_at(now + stall);
+    }
+
     /// Completes the event of a slot that is to end, instead of issuing it. One that travels with
     /// others leaves them; they go on one after the other.
+    #[cold]
     fn ends(&mut self, core: &Core<C>, number: u32) -> bool {
         let slot = &mut self.slots[number as usize];
         let Some(event) = &slot.event else { return false };
@@ -580,7 +627,6 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 
     /// Completes the event of a slot, and all that travel with it: an error is everybody's, and
     /// without one each has what it moved. Where they go one after the other, the next has its turn.
-    #[inline(always)]
     fn complete(&mut self, core: &Core<C>, number: u32, result: i64, by_kernel: bool) {
         let slot = &mut self.slots[number as usize];
         let Some(event) = slot.event.take() else { unreachable!("completed without an event") };
@@ -642,26 +688,28 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         self.free.push(number);
     }
 
-    /// An event is done: all of them come through here.
-    #[inline(always)]
+    /// An event ends with this result.
     fn finish(&mut self, core: &Core<C>, event: IOEvent<C>, mut result: i64) {
         if self.may_end {
             result = outcome(&event, result);
         }
         event.complete(result);
         self.counters.failed += u64::from(result < 0);
-        if event.is_write() {
-            let number = event.number();
-            if result < 0 {
-                core.ledger.write_failed(event.fd(), number, -result as i32);
-            }
-            if self.syncs.has_barriers() {
-                self.syncs.write_done(event.fd(), number);
-            }
+        if result < 0 && event.is_write() {
+            core.ledger.write_failed(event.fd(), event.number(), -result as i32);
+        }
+        self.finished(event);
+    }
+
+    /// An event has its result: all of them come through here.
+    #[inline(always)]
+    fn finished(&mut self, event: IOEvent<C>) {
+        if self.syncs.has_barriers() && event.is_write() {
+            self.syncs.write_done(event.fd(), event.number());
         }
         match event.is_waited_for() {
             true => self.waited_for.push(event),
-            false => self.ready.push_back(event),
+            false => self.ready.push(event),
         }
     }
 
@@ -744,25 +792,39 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Judges everything that is done.
     fn settle(&mut self, core: &Core<C>) {
         let mut done = std::mem::take(&mut self.done);
-        for Done { slot: number, result } in done.drain(..) {
-            self.pending -= 1;
-            self.slots[number as usize].in_kernel = false;
-            if result == NOT_TAKEN {
-                self.counters.operations -= 1;
-                self.issue_later(core, number);
-                continue;
-            }
-            match self.judge(core, number, result) {
-                Verdict::Again => self.issue_later(core, number),
-                Verdict::Complete(result) => self.complete(core, number, result, true),
-                Verdict::Apart => {
-                    // Not all at once: the block layer might join them again.
-                    self.slots[number as usize].apart = true;
-                    self.issue_later(core, number);
+        self.pending -= done.len();
+        for &Done { slot: number, result } in &done {
+            let slot = &mut self.slots[number as usize];
+            slot.in_kernel = false;
+            let attempt = &mut slot.attempt;
+            match slot.event.take_if(|event| attempt.is_whole(event, result, &mut self.counters)) {
+                Some(event) => {
+                    event.complete(event.transferred() as i64);
+                    self.finished(event);
+                    self.free.push(number);
                 }
+                None => self.settle_other(core, number, result),
             }
         }
+        done.clear();
         self.done = done;
+    }
+
+    #[inline(never)]
+    fn settle_other(&mut self, core: &Core<C>, number: u32, result: i64) {
+        if result == NOT_TAKEN {
+            self.counters.operations -= 1;
+            return self.issue_later(core, number);
+        }
+        match self.judge(core, number, result) {
+            Verdict::Again => self.issue_later(core, number),
+            Verdict::Complete(result) => self.complete(core, number, result, true),
+            Verdict::Apart => {
+                // Not all at once: the block layer might join them again.
+                self.slots[number as usize].apart = true;
+                self.issue_later(core, number);
+            }
+        }
     }
 
     fn judge(&mut self, core: &Core<C>, number: u32, result: i64) -> Verdict {
@@ -884,8 +946,20 @@ fn time_until(at: Option<Instant>) -> Option<Duration> {
 }
 
 impl<C> Slot<C> {
+    /// Gets ready for joined events. How many travel with the first.
+    #[cold]
+    fn join(&mut self, run: &IOEvent<C>, counters: &mut Counters) -> usize {
+        let followers = run.chain().count() - 1;
+        if run.is_sync() {
+            counters.syncs_joined += followers as u64;
+        } else {
+            counters.merged += followers as u64;
+            self.segments.set(run);
+        }
+        followers
+    }
+
     /// The next operation of its event, or of all that travel with it.
-    #[inline(always)]
     fn operation(&self) -> Op {
         let Some(event) = &self.event else { unreachable!("an operation without an event") };
         if self.is_joined_transfer() {
@@ -920,15 +994,25 @@ fn broke<C>(core: &Core<C>, errno: i32) {
     let _ = core.broken.set(errno);
 }
 
-/// Counts in an event, or joined ones. The first needs a place, if it is `bounded`; those joined
-/// with it take places as far as there are any.
+/// Counts in one event. It needs a place, if it is `bounded`.
 #[inline(always)]
+pub(crate) fn count_in_one<C>(
+    ledger: &Arc<Ledger>,
+    event: &IOEvent<C>,
+    bounded: bool,
+) -> Result<(), Refused> {
+    event.set_owner(Arc::as_ptr(ledger), ledger.accept(bounded)?);
+    Ok(())
+}
+
+/// Counts in an event, or joined ones: the first as above; those joined with it take places as far
+/// as there are any.
 pub(crate) fn count_in<C>(
     ledger: &Arc<Ledger>,
     run: &IOEvent<C>,
     bounded: bool,
 ) -> Result<(), Refused> {
-    run.set_owner(Arc::as_ptr(ledger), ledger.accept(bounded)?);
+    count_in_one(ledger, run, bounded)?;
     if run.is_joined() {
         for event in run.chain().skip(1) {
             let accepted = ledger.accept(bounded).or_else(|_| ledger.accept(false));

@@ -168,17 +168,19 @@ impl Unfit {
 const PRIORITY_CLASS_SHIFT: u32 = 13;
 const LEVEL_MASK: i32 = (1 << PRIORITY_CLASS_SHIFT) - 1;
 
+/// What every operation touches comes first.
+#[repr(C, align(64))]
 struct Inner<C> {
     /// Its state, and its name.
     cell: &'static Cell,
     /// Bytes that got through since the event was prepared.
     transferred: AtomicU64,
     result: AtomicI64,
+    setup: Setup,
     has_callback: UnsafeCell<bool>,
     callback: UnsafeCell<MaybeUninit<C>>,
-    setup: Setup,
-    progress: UnsafeCell<Progress>,
     link: UnsafeCell<Link<C>>,
+    progress: UnsafeCell<Progress>,
     buffer: Option<Buffer>,
 }
 
@@ -193,33 +195,37 @@ pub(crate) enum Link<C> {
 }
 
 /// What prep and set calls set; nobody changes it while the event is in flight.
+#[repr(C)]
 struct Setup {
-    action: IOAction,
-    fd: RawFd,
     offset: u64,
     len: u64,
     memory: *mut u8,
+    action: IOAction,
+    fd: RawFd,
     flags: u32,
     priority: u16,
+    /// A transfer from or to memory in one piece, and nothing else was set.
+    plain: bool,
     /// How long it may take from its acceptance.
     limit: Option<Duration>,
 }
 
 /// What only the engine touches while the event is in flight.
+#[repr(C)]
 struct Progress {
+    admission: Admission,
+    /// The result before the launch.
+    earlier: i64,
+    /// Who waits for it, instead of a callback.
+    waiter: Option<Thread>,
+    /// The errno with which it is to end, unless it is whole before; 0: none.
+    ending: i32,
+    /// When it is to end. `None` where the setup has no limit.
+    deadline: Option<Instant>,
     /// The segments of a vectored transfer. Those before `next` are done; the one at `next` is
     /// shortened by what was done of it.
     segments: Vec<libc::iovec>,
     next: usize,
-    admission: Admission,
-    /// The result before the launch.
-    earlier: i64,
-    /// When it is to end.
-    deadline: Option<Instant>,
-    /// The errno with which it is to end, unless it is whole before; 0: none.
-    ending: i32,
-    /// Who waits for it, instead of a callback.
-    waiter: Option<Thread>,
 }
 
 impl Default for Progress {
@@ -293,20 +299,21 @@ impl<C> IOEvent<C> {
                 cell,
                 transferred: AtomicU64::new(0),
                 result: AtomicI64::new(PENDING),
-                has_callback: UnsafeCell::new(false),
-                callback: UnsafeCell::new(MaybeUninit::uninit()),
                 setup: Setup {
-                    action: IOAction::Fsync,
-                    fd: -1,
                     offset: 0,
                     len: 0,
                     memory: std::ptr::null_mut(),
+                    action: IOAction::Fsync,
+                    fd: -1,
                     flags: 0,
                     priority: 0,
+                    plain: false,
                     limit: None,
                 },
-                progress: UnsafeCell::default(),
+                has_callback: UnsafeCell::new(false),
+                callback: UnsafeCell::new(MaybeUninit::uninit()),
                 link: UnsafeCell::new(Link::None),
+                progress: UnsafeCell::default(),
                 buffer: None,
             });
             Some(IOEvent { inner })
@@ -349,6 +356,7 @@ impl<C> IOEvent<C> {
     }
 
     /// Describes the request. The event must be owned by the caller (see [`IOEvent::fit`]).
+    #[inline(always)]
     pub(crate) fn prepare(
         &mut self,
         action: IOAction,
@@ -358,8 +366,11 @@ impl<C> IOEvent<C> {
         offset: u64,
     ) {
         let inner = self.inner_mut();
-        inner.setup = Setup { action, fd, offset, len, memory, flags: 0, priority: 0, limit: None };
+        let (plain, limit) = (action.is_transfer(), None);
+        inner.setup =
+            Setup { offset, len, memory, action, fd, flags: 0, priority: 0, plain, limit };
         let progress = inner.progress.get_mut();
+        progress.deadline = None;
         progress.segments.clear();
         progress.next = 0;
         inner.transferred.store(0, Relaxed);
@@ -405,7 +416,13 @@ impl<C> IOEvent<C> {
         if !valid {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        change(&mut self.inner_mut().setup);
+        let inner = self.inner_mut();
+        let setup = &mut inner.setup;
+        change(setup);
+        let unset = (setup.flags, setup.priority, setup.limit) == (0, 0, None);
+        let progress = inner.progress.get_mut();
+        setup.plain = unset && setup.action.is_transfer() && progress.segments.is_empty();
+        progress.deadline = None;
         Ok(())
     }
 
@@ -413,6 +430,13 @@ impl<C> IOEvent<C> {
     /// [`crate::IOContext::cancel`].
     pub fn id(&self) -> u64 {
         self.inner().cell.id()
+    }
+
+    /// A transfer from or to memory in one piece, alone, without flags, priority or limit: what most
+    /// are.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.inner().setup.plain && matches!(self.link(), Link::None)
     }
 
     /// The union of [`flags`] that was set.
@@ -442,7 +466,9 @@ impl<C> IOEvent<C> {
 
     /// Makes a prepared transfer a vectored one over a copy of `segments`.
     pub(crate) fn set_segments(&mut self, segments: &[libc::iovec]) {
-        self.inner_mut().progress.get_mut().segments.extend_from_slice(segments);
+        let inner = self.inner_mut();
+        inner.setup.plain = false;
+        inner.progress.get_mut().segments.extend_from_slice(segments);
         // Leading empty segments are done: an operation of 0 bytes would look like end of file.
         self.advance(0);
     }
@@ -503,10 +529,12 @@ impl<C> IOEvent<C> {
     }
 
     /// A read or a write.
+    #[inline(always)]
     pub(crate) fn is_transfer(&self) -> bool {
         self.kind().is_transfer()
     }
 
+    #[inline(always)]
     pub(crate) fn is_write(&self) -> bool {
         self.kind() == IOAction::Write
     }
@@ -557,6 +585,7 @@ impl<C> IOEvent<C> {
     }
 
     /// Whether the caller may prepare, free or submit the event.
+    #[inline(always)]
     pub(crate) fn fit(&self) -> Result<(), Unfit> {
         match self.inner().cell.state() {
             State::InFlight | State::Cancelled => Err(Unfit::InFlight),
@@ -566,18 +595,25 @@ impl<C> IOEvent<C> {
     }
 
     /// Whether [`IOEvent::launch`] would take it now, and its result so far.
+    #[inline(always)]
     pub(crate) fn check_launch(&self) -> Result<i64, Unfit> {
         self.fit()?;
-        let Setup { action, len, .. } = self.inner().setup;
         let result = self.result();
-        match result >= 0 && (!action.is_transfer() || result as u64 == len) {
+        match result >= 0 && self.is_whole(result) {
             true => Err(Unfit::Whole),
             false => Ok(result),
         }
     }
 
+    #[cold]
+    fn is_whole(&self, result: i64) -> bool {
+        let Setup { action, len, .. } = self.inner().setup;
+        !action.is_transfer() || result as u64 == len
+    }
+
     /// Takes the event from its caller for one run, whoever else tries at the same time. One that
     /// completed short or with an error goes on where it stopped; a whole one is refused.
+    #[inline(always)]
     pub(crate) fn launch(&self) -> Result<(), Unfit> {
         let inner = self.inner();
         let result = self.check_launch()?;
@@ -602,9 +638,10 @@ impl<C> IOEvent<C> {
     pub(crate) fn set_owner(&self, ledger: *const Ledger, admission: Admission) {
         let progress = self.progress();
         progress.admission = admission;
-        // A time too far away for the clock never comes.
-        let limit = self.inner().setup.limit;
-        progress.deadline = limit.and_then(|limit| clock::now().checked_add(limit));
+        if let Some(limit) = self.inner().setup.limit {
+            // A time too far away for the clock never comes.
+            progress.deadline = clock::now().checked_add(limit);
+        }
         self.inner().cell.set_owner(ledger);
     }
 
@@ -619,12 +656,14 @@ impl<C> IOEvent<C> {
     }
 
     /// How it was counted in.
+    #[inline(always)]
     pub(crate) fn admission(&self) -> Admission {
         self.progress().admission
     }
 
     /// What only the engine touches, while it holds the event.
     #[allow(clippy::mut_from_ref)]
+    #[inline(always)]
     fn progress(&self) -> &mut Progress {
         // SAFETY: the engine holds the event, on one thread at a time, and no caller keeps this.
         unsafe { &mut *self.inner().progress.get() }
@@ -668,6 +707,7 @@ impl<C> IOEvent<C> {
         self.progress().waiter = Some(std::thread::current());
     }
 
+    #[inline(always)]
     pub(crate) fn is_waited_for(&self) -> bool {
         self.progress().waiter.is_some()
     }
@@ -677,6 +717,7 @@ impl<C> IOEvent<C> {
     }
 
     /// Whether the engine holds the event.
+    #[inline(always)]
     pub(crate) fn is_in_flight(&self) -> bool {
         self.fit() == Err(Unfit::InFlight)
     }
@@ -684,7 +725,34 @@ impl<C> IOEvent<C> {
     /// The next operation of a launched event: all that is left of it, as far as one operation
     /// may reach.
     pub(crate) fn next_op(&self) -> Op {
-        let Setup { action, fd, offset, len, memory, flags, priority, .. } = self.inner().setup;
+        let Setup { action, flags, priority, .. } = self.inner().setup;
+        match action.is_transfer() && self.progress().segments.is_empty() {
+            true => Op { flags, priority, ..self.plain_op() },
+            false => self.next_op_of_segments(),
+        }
+    }
+
+    /// The same of a plain event, or of another one in one piece of memory, but for its flags and its
+    /// priority.
+    #[inline(always)]
+    pub(crate) fn plain_op(&self) -> Op {
+        let Setup { offset, len, memory, action, fd, .. } = self.inner().setup;
+        let done = self.inner().transferred.load(Relaxed);
+        Op {
+            action,
+            fd,
+            offset: offset + done,
+            len: (len - done).min(MAX_CHUNK),
+            // Stays inside the caller's buffer: `done` never exceeds its length.
+            memory: Memory::Plain(memory.wrapping_add(done as usize)),
+            flags: 0,
+            priority: 0,
+        }
+    }
+
+    /// The same of what is not in one piece of memory, or in none.
+    fn next_op_of_segments(&self) -> Op {
+        let Setup { offset, len, memory, action, fd, flags, priority, .. } = self.inner().setup;
         let operation = |offset, len, memory| {
             let flags = flags & flags::OF_TRANSFERS;
             Op { action, fd, offset, len, memory, flags, priority }
@@ -692,16 +760,9 @@ impl<C> IOEvent<C> {
         if !action.is_transfer() {
             return operation(offset, len, Memory::None);
         }
-        let done = self.inner().transferred.load(Relaxed);
-        let offset = offset + done;
+        let offset = offset + self.inner().transferred.load(Relaxed);
         let progress = self.progress();
         let rest = &progress.segments[progress.next..];
-        if progress.segments.is_empty() {
-            let len = (len - done).min(MAX_CHUNK);
-            // Stays inside the caller's buffer: `done` never exceeds its length.
-            let memory = Memory::Plain(memory.wrapping_add(done as usize));
-            return operation(offset, len, memory);
-        }
         // As many whole segments as fit; a segment too large by itself goes alone, in parts.
         let mut bytes = 0;
         let fitting = rest.iter().take_while(|segment| {
@@ -749,12 +810,14 @@ impl<C> IOEvent<C> {
     }
 
     /// What is tied to the event.
+    #[inline(always)]
     pub(crate) fn link(&self) -> &Link<C> {
         // SAFETY: as in `set_link`, which nobody calls while he looks.
         unsafe { &*self.inner().link.get() }
     }
 
     /// Whether other events travel in its operation.
+    #[inline(always)]
     pub(crate) fn is_joined(&self) -> bool {
         matches!(self.link(), Link::Joined(_))
     }
@@ -768,18 +831,21 @@ impl<C> IOEvent<C> {
     }
 
     /// Moves the transfer on by `bytes` of its current operation. True where nothing is left.
+    #[inline(always)]
     pub(crate) fn advance(&mut self, bytes: u64) -> bool {
         let inner = self.inner();
         let done = inner.transferred.load(Relaxed) + bytes;
         inner.transferred.store(done, Release);
-        // SAFETY: whoever holds the event, and nobody else, touches the progress.
-        let Progress { segments, next, .. } = unsafe { &mut *inner.progress.get() };
-        advance(segments, next, bytes as usize);
+        let Progress { segments, next, .. } = self.progress();
+        if !segments.is_empty() {
+            advance(segments, next, bytes as usize);
+        }
         done == inner.setup.len
     }
 
     /// Sets a plain transfer back to where it had come earlier, or forth again; false for a vectored
     /// one, whose segments are used up.
+    #[inline(always)]
     pub(crate) fn set_transferred(&self, bytes: u64) -> bool {
         // SAFETY: the engine holds the event, and it alone touches the progress.
         let plain = unsafe { (*self.inner().progress.get()).segments.is_empty() };
@@ -796,6 +862,7 @@ impl<C> IOEvent<C> {
 
     /// The event is the caller's again: its callback starts now. One that was never launched
     /// stays unprepared.
+    #[inline(always)]
     pub(crate) fn release(&self) {
         if self.is_in_flight() {
             self.inner().cell.renew(State::Owned);

@@ -110,6 +110,7 @@ impl<K: Interface, P: Behind> Interface for Backed<K, P> {
         self.kernel.as_mut().map_or(Ok(()), K::start)
     }
 
+    #[inline(always)]
     fn prep(&mut self, slot: u32, op: &Op) -> Prep {
         match self.kernel.as_mut().map(|kernel| kernel.prep(slot, op)) {
             Some(Prep::Queued) => {

@@ -28,7 +28,7 @@ const IO_WORKERS: [u32; 2] = [16, 4];
 /// How long to wait before asking again whether a closed ring is gone.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The user data of the poll on the wake-up descriptor; slots are 32 bits.
+/// The user data of the poll on the wake-up descriptor; an operation's is the number of its slot.
 const WAKE: u64 = u64::MAX;
 /// That of a request to cancel.
 const CANCEL: u64 = u64::MAX - 1;
@@ -57,9 +57,9 @@ pub(crate) struct Uring {
     generation: crate::fork::Generation,
     options: Options,
     actions: Actions,
-    /// For each slot, the number of its operation among all that were prepared; 0 for none.
+    /// For each slot, the number of its operation among all entries that were put into the submission
+    /// queue; 0 for none.
     held: Vec<u64>,
-    prepared: u64,
     /// Whether the poll on the wake-up descriptor has to be set (again).
     rearm: bool,
     /// Entries put into the submission queue, and which of them are no operations.
@@ -111,7 +111,6 @@ impl Uring {
             options,
             actions,
             held: vec![0; options.depth as usize],
-            prepared: 0,
             rearm: !options.iopoll,
             pushed: 0,
             own: VecDeque::new(),
@@ -121,6 +120,53 @@ impl Uring {
         })
     }
 
+    /// Whether the ring carries this transfer. One with IOPOLL carries nothing but direct ones
+    /// (io_uring_setup(2)).
+    #[inline(always)]
+    fn may_transfer(&self, op: &Op) -> bool {
+        self.actions.transfer
+            && match self.options.iopoll {
+                true => is_direct(op.fd),
+                false => op.flags & flags::HIPRI == 0,
+            }
+    }
+
+    /// The entry of what is no transfer from or to memory in one piece; `None` where the ring does not
+    /// carry it.
+    #[inline(never)]
+    fn other_entry(&self, op: &Op) -> Option<squeue::Entry> {
+        let fd = types::Fd(op.fd);
+        let (flags, priority) = (op.flags as i32, op.priority);
+        let Actions { fsync, fallocate, .. } = self.actions;
+        let sync = fsync && !self.options.iopoll;
+        let entry = match (op.action, op.memory) {
+            (IOAction::Read, Memory::Segments(at, count)) if self.may_transfer(op) => {
+                opcode::Readv::new(fd, at, count)
+                    .offset(op.offset)
+                    .rw_flags(flags)
+                    .ioprio(priority)
+                    .build()
+            }
+            (IOAction::Write, Memory::Segments(at, count)) if self.may_transfer(op) => {
+                opcode::Writev::new(fd, at, count)
+                    .offset(op.offset)
+                    .rw_flags(flags)
+                    .ioprio(priority)
+                    .build()
+            }
+            (IOAction::Fsync, _) if sync => opcode::Fsync::new(fd).build(),
+            (IOAction::Fdatasync, _) if sync => {
+                opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build()
+            }
+            (IOAction::Fallocate(mode), _) if fallocate && !self.options.iopoll => {
+                opcode::Fallocate::new(fd, op.len).offset(op.offset).mode(mode).build()
+            }
+            _ => return None,
+        };
+        Some(entry)
+    }
+
+    #[inline(always)]
     fn push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: the reactor keeps memory and descriptor of every operation valid until it is
         // done; the poll entry refers to no memory.
@@ -159,20 +205,18 @@ impl Uring {
         let mut count = 0;
         for entry in self.ring.completion() {
             count += 1;
-            match entry.user_data() {
-                WAKE => {
-                    self.multishot &= entry.result() != -libc::EINVAL;
-                    poll_ended |= !io_uring::cqueue::more(entry.flags());
+            let user_data = entry.user_data();
+            if let Some(order) = self.held.get_mut(user_data as usize) {
+                *order = 0;
+                let slot = user_data as u32;
+                if !self.unasked.is_empty() {
+                    // The slot's next operation is somebody else's.
+                    self.unasked.retain(|unasked| *unasked != slot);
                 }
-                CANCEL => {}
-                slot => {
-                    self.held[slot as usize] = 0;
-                    if !self.unasked.is_empty() {
-                        // The slot's next operation is somebody else's.
-                        self.unasked.retain(|unasked| u64::from(*unasked) != slot);
-                    }
-                    done.push(Done { slot: slot as u32, result: entry.result().into() });
-                }
+                done.push(Done { slot, result: entry.result().into() });
+            } else if user_data == WAKE {
+                self.multishot &= entry.result() != -libc::EINVAL;
+                poll_ended |= !io_uring::cqueue::more(entry.flags());
             }
         }
         if poll_ended {
@@ -240,59 +284,32 @@ impl Interface for Uring {
         Ok(())
     }
 
+    #[inline(always)]
     fn prep(&mut self, slot: u32, op: &Op) -> Prep {
-        // An IOPOLL ring carries nothing but direct transfers (io_uring_setup(2)).
-        if self.options.iopoll && !(op.action.is_transfer() && is_direct(op.fd)) {
-            return Prep::Unsupported;
-        }
-        let fd = types::Fd(op.fd);
-        let len = op.len as u32;
-        let (flags, priority) = (op.flags as i32, op.priority);
-        if op.flags & flags::HIPRI != 0 && !self.options.iopoll {
-            return Prep::Unsupported;
-        }
-        let entry = match (op.action, op.memory) {
-            (IOAction::Read | IOAction::Write, _) if !self.actions.transfer => {
-                return Prep::Unsupported
+        let queued = match (op.action, op.memory) {
+            (IOAction::Read, Memory::Plain(at)) if self.may_transfer(op) => {
+                let read = opcode::Read::new(types::Fd(op.fd), at, op.len as u32)
+                    .offset(op.offset)
+                    .rw_flags(op.flags as i32)
+                    .ioprio(op.priority);
+                self.push(&read.build().user_data(slot.into()))
             }
-            (IOAction::Fsync | IOAction::Fdatasync, _) if !self.actions.fsync => {
-                return Prep::Unsupported
+            (IOAction::Write, Memory::Plain(at)) if self.may_transfer(op) => {
+                let write = opcode::Write::new(types::Fd(op.fd), at, op.len as u32)
+                    .offset(op.offset)
+                    .rw_flags(op.flags as i32)
+                    .ioprio(op.priority);
+                self.push(&write.build().user_data(slot.into()))
             }
-            (IOAction::Fallocate(_), _) if !self.actions.fallocate => return Prep::Unsupported,
-            (IOAction::Read, Memory::Plain(at)) => opcode::Read::new(fd, at, len)
-                .offset(op.offset)
-                .rw_flags(flags)
-                .ioprio(priority)
-                .build(),
-            (IOAction::Write, Memory::Plain(at)) => opcode::Write::new(fd, at, len)
-                .offset(op.offset)
-                .rw_flags(flags)
-                .ioprio(priority)
-                .build(),
-            (IOAction::Read, Memory::Segments(at, count)) => opcode::Readv::new(fd, at, count)
-                .offset(op.offset)
-                .rw_flags(flags)
-                .ioprio(priority)
-                .build(),
-            (IOAction::Write, Memory::Segments(at, count)) => opcode::Writev::new(fd, at, count)
-                .offset(op.offset)
-                .rw_flags(flags)
-                .ioprio(priority)
-                .build(),
-            (IOAction::Fsync, _) => opcode::Fsync::new(fd).build(),
-            (IOAction::Fdatasync, _) => {
-                opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build()
-            }
-            (IOAction::Fallocate(mode), _) => {
-                opcode::Fallocate::new(fd, op.len).offset(op.offset).mode(mode).build()
-            }
-            (IOAction::Read | IOAction::Write, Memory::None) => return Prep::Unsupported,
+            _ => match self.other_entry(op) {
+                Some(entry) => self.push(&entry.user_data(slot.into())),
+                None => return Prep::Unsupported,
+            },
         };
-        if !self.push(&entry.user_data(slot.into())) {
+        if !queued {
             return Prep::Full;
         }
-        self.prepared += 1;
-        self.held[slot as usize] = self.prepared;
+        self.held[slot as usize] = self.pushed;
         Prep::Queued
     }
 
@@ -401,8 +418,8 @@ impl Interface for Uring {
     fn end(&mut self, errno: i32, done: &mut Vec<Done>) -> Entered {
         let taken = match self.options.sqpoll {
             // The kernel's thread goes on taking them until the ring is closed.
-            true => self.prepared,
-            false => self.prepared - self.untaken() as u64,
+            true => self.pushed,
+            false => self.taken(),
         };
         let busy = self.held.iter().any(|order| (1..=taken).contains(order));
         self.descriptors.forget();

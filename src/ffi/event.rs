@@ -4,7 +4,7 @@ use std::mem::ManuallyDrop;
 use std::os::raw::{c_int, c_void};
 use std::ptr::NonNull;
 
-use super::{done, guard, CCallback};
+use super::{done, guard, guard_quiet, CCallback};
 use crate::tasks::{IOAction, IOEvent, Unfit, MAX_SEGMENTS, PENDING};
 
 /// One I/O request, and its result. An event is yours, except between a successful submit and the
@@ -82,55 +82,52 @@ pub unsafe extern "C" fn ioe_event_free(event: *mut ioe_event) -> c_int {
     })
 }
 
-/// Where the bytes of a request lie.
-enum Bytes<'a> {
-    None(u64),
-    Plain(*mut c_void, usize),
-    Segments(&'a [libc::iovec]),
-}
-
-/// The check and the work of every prep call.
+/// The check and the work of every prep call but the vectored ones. `memory` is `None` for what moves
+/// no bytes.
 ///
 /// # Safety
 /// `event` is NULL or an event that was not freed.
+#[inline(always)]
 unsafe fn prepare(
     event: *mut ioe_event,
     action: IOAction,
     fd: c_int,
-    bytes: Bytes,
+    memory: Option<*mut c_void>,
+    len: u64,
     offset: u64,
 ) -> Result<(), i32> {
     // SAFETY: by the caller's promise.
-    let mut event = unsafe { from_c(event) }.ok_or(libc::EINVAL)?;
-    if event.fit() == Err(Unfit::InFlight) {
-        return Err(libc::EBUSY);
-    }
-    let (memory, len) = match bytes {
-        Bytes::None(len) => (std::ptr::null_mut(), Some(len)),
-        Bytes::Plain(at, len) if !at.is_null() => (at, Some(len as u64)),
-        Bytes::Segments(segments)
-            if segments.iter().all(|s| !s.iov_base.is_null() || s.iov_len == 0) =>
-        {
-            let mut lens = segments.iter().map(|segment| segment.iov_len as u64);
-            (segments[0].iov_base, lens.try_fold(0u64, u64::checked_add))
-        }
-        _ => return Err(libc::EINVAL),
-    };
-    let len = len.ok_or(libc::EINVAL)?;
-    let end = offset.checked_add(len);
-    if end.is_none_or(|end| end > i64::MAX as u64) {
+    let mut event = unsafe { free_event(event) }?;
+    check_range(offset, Some(len))?;
+    if memory.is_some_and(|memory| memory.is_null()) {
         return Err(libc::EINVAL);
     }
-    if let Bytes::Segments(segments) = bytes {
-        if !event.reserve_segments(segments.len()) {
-            return Err(libc::ENOMEM);
-        }
-    }
-    event.prepare(action, fd, memory.cast(), len, offset);
-    if let Bytes::Segments(segments) = bytes {
-        event.set_segments(segments);
-    }
+    event.prepare(action, fd, memory.unwrap_or_default().cast(), len, offset);
     Ok(())
+}
+
+/// An event that its caller may prepare.
+///
+/// # Safety
+/// `event` is NULL or an event that was not freed.
+#[inline(always)]
+unsafe fn free_event(event: *mut ioe_event) -> Result<ManuallyDrop<IOEvent<CCallback>>, i32> {
+    // SAFETY: by the caller's promise.
+    let event = unsafe { from_c(event) }.ok_or(libc::EINVAL)?;
+    match event.is_in_flight() {
+        true => Err(libc::EBUSY),
+        false => Ok(event),
+    }
+}
+
+/// Fails where a request would end beyond the largest offset of a file.
+#[inline(always)]
+fn check_range(offset: u64, len: Option<u64>) -> Result<(), i32> {
+    let end = len.and_then(|len| offset.checked_add(len));
+    match end.is_some_and(|end| end <= i64::MAX as u64) {
+        true => Ok(()),
+        false => Err(libc::EINVAL),
+    }
 }
 
 /// The check and the work of the vectored prep calls.
@@ -150,10 +147,21 @@ unsafe fn prepare_segments(
         return Err(libc::EINVAL);
     }
     // SAFETY: by the caller's promise.
-    unsafe {
-        let segments = std::slice::from_raw_parts(iov, count);
-        prepare(event, action, fd, Bytes::Segments(segments), offset)
+    let segments = unsafe { std::slice::from_raw_parts(iov, count) };
+    // SAFETY: by the caller's promise.
+    let mut event = unsafe { free_event(event) }?;
+    if segments.iter().any(|segment| segment.iov_base.is_null() && segment.iov_len > 0) {
+        return Err(libc::EINVAL);
     }
+    let mut lens = segments.iter().map(|segment| segment.iov_len as u64);
+    let len = lens.try_fold(0u64, u64::checked_add);
+    check_range(offset, len)?;
+    if !event.reserve_segments(count) {
+        return Err(libc::ENOMEM);
+    }
+    event.prepare(action, fd, segments[0].iov_base.cast(), len.unwrap_or_default(), offset);
+    event.set_segments(segments);
+    Ok(())
 }
 
 /// Makes the event a read of `len` bytes at `offset` of `fd` into `buf`, both in bytes. `len` may
@@ -175,7 +183,9 @@ pub unsafe extern "C" fn ioe_prep_read(
     offset: u64,
 ) -> c_int {
     // SAFETY: by the caller's promise.
-    guard(|| done(unsafe { prepare(event, IOAction::Read, fd, Bytes::Plain(buf, len), offset) }))
+    guard_quiet(|| {
+        done(unsafe { prepare(event, IOAction::Read, fd, Some(buf), len as u64, offset) })
+    })
 }
 
 /// Makes the event a write of `len` bytes from `buf` to `fd` at `offset`. As `ioe_prep_read`.
@@ -194,9 +204,9 @@ pub unsafe extern "C" fn ioe_prep_write(
     len: usize,
     offset: u64,
 ) -> c_int {
-    let bytes = Bytes::Plain(buf.cast_mut(), len);
+    let buf = Some(buf.cast_mut());
     // SAFETY: by the caller's promise.
-    guard(|| done(unsafe { prepare(event, IOAction::Write, fd, bytes, offset) }))
+    guard_quiet(|| done(unsafe { prepare(event, IOAction::Write, fd, buf, len as u64, offset) }))
 }
 
 /// Makes the event a read at `offset` into the `iovcnt` segments of `iov`, one after the other.
@@ -259,7 +269,7 @@ pub unsafe extern "C" fn ioe_prep_writev(
 #[no_mangle]
 pub unsafe extern "C" fn ioe_prep_fsync(event: *mut ioe_event, fd: c_int) -> c_int {
     // SAFETY: by the caller's promise.
-    guard(|| done(unsafe { prepare(event, IOAction::Fsync, fd, Bytes::None(0), 0) }))
+    guard(|| done(unsafe { prepare(event, IOAction::Fsync, fd, None, 0, 0) }))
 }
 
 /// Makes the event an fdatasync(2): as `ioe_prep_fsync`, without metadata that reading the data
@@ -274,7 +284,7 @@ pub unsafe extern "C" fn ioe_prep_fsync(event: *mut ioe_event, fd: c_int) -> c_i
 #[no_mangle]
 pub unsafe extern "C" fn ioe_prep_fdatasync(event: *mut ioe_event, fd: c_int) -> c_int {
     // SAFETY: by the caller's promise.
-    guard(|| done(unsafe { prepare(event, IOAction::Fdatasync, fd, Bytes::None(0), 0) }))
+    guard(|| done(unsafe { prepare(event, IOAction::Fdatasync, fd, None, 0, 0) }))
 }
 
 /// Makes the event a fallocate(2) of `len` bytes at `offset`, with its `mode`. What the file
@@ -296,7 +306,7 @@ pub unsafe extern "C" fn ioe_prep_fallocate(
 ) -> c_int {
     let action = IOAction::Fallocate(mode);
     // SAFETY: by the caller's promise.
-    guard(|| done(unsafe { prepare(event, action, fd, Bytes::None(len), offset) }))
+    guard(|| done(unsafe { prepare(event, action, fd, None, len, offset) }))
 }
 
 /// Sets what is called when the event completes, and what it is given. Survives completion and a

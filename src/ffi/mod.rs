@@ -54,18 +54,25 @@ fn guard<R: Panicked>(body: impl FnOnce() -> R) -> R {
     // Volatile, because the compiler believes that allocating leaves errno alone.
     // SAFETY: as above.
     let before = unsafe { errno.read_volatile() };
-    let answer = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
-        log(Level::Error, || {
-            "a defect of io_engine was caught at its border; please report".into()
-        });
-        R::ANSWER
-    });
+    let answer = guard_quiet(body);
     // SAFETY: as above.
     unsafe { errno.write_volatile(before) };
     answer
 }
 
+/// The same for a body that calls nothing of libc, so that it cannot change `errno`.
+#[inline(always)]
+fn guard_quiet<R: Panicked>(body: impl FnOnce() -> R) -> R {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
+        log(Level::Error, || {
+            "a defect of io_engine was caught at its border; please report".into()
+        });
+        R::ANSWER
+    })
+}
+
 /// A result as C sees it: 0 or a count, or a negated errno.
+#[inline(always)]
 fn answer<T: Into<i64>>(result: Result<T, i32>) -> i32 {
     match result {
         Ok(count) => i32::try_from(count.into()).unwrap_or(i32::MAX),
@@ -73,8 +80,9 @@ fn answer<T: Into<i64>>(result: Result<T, i32>) -> i32 {
     }
 }
 
+#[inline(always)]
 fn done(result: Result<(), i32>) -> i32 {
-    answer(result.map(|()| 0i32))
+    result.map_or_else(|errno| -errno, |()| 0)
 }
 
 fn errno_of(error: &std::io::Error) -> i32 {

@@ -12,6 +12,7 @@ use crate::tasks::IOEvent;
 ///
 /// # Safety
 /// `event` is NULL or an event that was not freed.
+#[inline(always)]
 pub(super) unsafe fn take(
     event: *mut ioe_event,
     check_process: impl FnOnce() -> Result<(), i32>,
@@ -20,9 +21,8 @@ pub(super) unsafe fn take(
     // SAFETY: by the caller's promise.
     let event = unsafe { from_c(event) }.ok_or(libc::EINVAL)?;
     check_process()?;
-    event.fit().map_err(|unfit| unfit.errno())?;
     if callback(&event).function.is_none() {
-        return Err(libc::EINVAL);
+        return Err(event.fit().map_or_else(|unfit| unfit.errno(), |()| libc::EINVAL));
     }
     submit(ManuallyDrop::into_inner(event)).map_err(|(event, errno)| {
         // It is still the caller's.
@@ -117,10 +117,9 @@ pub unsafe extern "C" fn ioe_submit_batch(
         let mut batch = context.batch();
         while (accepted as usize) < n && accepted < c_int::MAX {
             let add = |event| batch.add(event);
+            let check = || if accepted == 0 { context.check_process() } else { Ok(()) };
             // SAFETY: by the caller's promise.
-            let taken = unsafe {
-                take(events.add(accepted as usize).read(), || context.check_process(), add)
-            };
+            let taken = unsafe { take(events.add(accepted as usize).read(), check, add) };
             match taken {
                 Ok(()) => accepted += 1,
                 Err(errno) if accepted == 0 => return -errno,
