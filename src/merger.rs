@@ -3,14 +3,14 @@
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
 
-use crate::context::{Errno, Shared};
+use crate::context::{Errno, Shard};
 use crate::gate::lock;
 use crate::merge::MergeBuffer;
 use crate::tasks::{IOAction, IOCallback, IOEvent};
 use crate::thread::here;
 
 pub(crate) struct Merger<C: IOCallback> {
-    context: Arc<Shared<C>>,
+    context: Arc<Shard<C>>,
     fd: RawFd,
     action: IOAction,
     shelf: Arc<Mutex<MergeBuffer<C>>>,
@@ -18,7 +18,7 @@ pub(crate) struct Merger<C: IOCallback> {
 
 impl<C: IOCallback> Merger<C> {
     pub(crate) fn new(
-        context: Arc<Shared<C>>,
+        context: Arc<Shard<C>>,
         fd: RawFd,
         action: IOAction,
         limit: usize,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::buffer::Buffer;
 use crate::clock;
-use crate::context::{Config, Shared};
+use crate::context::{Config, Shard};
 use crate::driver::aio::Aio;
 use crate::driver::backed::Backed;
 use crate::driver::sim::{
@@ -87,7 +87,7 @@ struct Model {
     events: HashMap<u32, Expected>,
     kept: VecDeque<(u32, IOEvent<Check>)>,
     mergers: Vec<(usize, IOAction, Rc<Merger<Check>>)>,
-    context: Option<Arc<Shared<Check>>>,
+    context: Option<Arc<Shard<Check>>>,
     callbacks: u64,
     failed: Option<u32>,
     closed: bool,
@@ -247,7 +247,7 @@ impl Model {
 }
 
 /// Puts an event of the model in flight: new, or once more where it stopped.
-fn set_off(id: u32, event: &IOEvent<Check>) -> Arc<Shared<Check>> {
+fn set_off(id: u32, event: &IOEvent<Check>) -> Arc<Shard<Check>> {
     MODEL.with_borrow_mut(|model| {
         let moved = event.transferred();
         let behind = match event.is_barrier() {
@@ -520,7 +520,7 @@ fn new_event(
 }
 
 /// Makes a merger, flushes one or ends one.
-fn change_mergers(context: &Arc<Shared<Check>>) {
+fn change_mergers(context: &Arc<Shard<Check>>) {
     let any = |limit: usize| with_world(|world| world.random.usize(..limit));
     let mut mergers = MODEL.with_borrow_mut(|model| std::mem::take(&mut model.mergers));
     match (any(4), mergers.len()) {
@@ -599,11 +599,9 @@ fn run_history(seed: u64) -> (u64, u64) {
         kind
     });
     let context = match kind {
-        0 => Shared::over(config, Sim::pool()),
-        1 => Shared::over(config, Backed::new(Sim::default(), Sim::pool())),
-        _ => {
-            Shared::over(config, Backed::new(Aio::over(SimAio::default(), depth, -1), Sim::pool()))
-        }
+        0 => Shard::over(config, Sim::pool()),
+        1 => Shard::over(config, Backed::new(Sim::default(), Sim::pool())),
+        _ => Shard::over(config, Backed::new(Aio::over(SimAio::default(), depth, -1), Sim::pool())),
     };
     MODEL.with_borrow_mut(|model| {
         *model = Model { context: Some(context.clone()), ..Model::default() };
@@ -821,7 +819,7 @@ impl Case {
             world.sees_all = false;
         });
         OUTCOMES.take();
-        let context = Shared::over(config, Sim::pool());
+        let context = Shard::over(config, Sim::pool());
         let merger = match window {
             Window::Merger => {
                 Merger::new(context.clone(), descriptor(0, 0), self.action, limit).ok()

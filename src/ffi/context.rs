@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{answer, done, errno_of, guard, read_struct, write_struct, CCallback, Versioned};
 use crate::callback_worker::IOWorkers;
-use crate::context::{Config, Runs, Shared, Stats};
+use crate::context::{Config, Runs, Shard, Stats};
 use crate::driver::Driver;
 use crate::fork;
 use crate::gate::{deadline_after, Deadline};
@@ -178,7 +178,7 @@ const DEFAULTS: ioe_config = ioe_config {
 /// it was freed. The reactor's own thread needs no count, because the context outlives it, or it
 /// is the one that frees.
 pub(super) struct Inside {
-    shared: ManuallyDrop<Arc<Shared<CCallback>>>,
+    shared: ManuallyDrop<Arc<Shard<CCallback>>>,
     counted: bool,
 }
 
@@ -189,7 +189,7 @@ impl Inside {
         let raw = NonNull::new(context.cast_mut()).ok_or(libc::EINVAL)?;
         // SAFETY: by the caller's promise; the handle is the pointer of an Arc.
         let shared = ManuallyDrop::new(unsafe {
-            Arc::from_raw(raw.as_ptr().cast_const().cast::<Shared<CCallback>>())
+            Arc::from_raw(raw.as_ptr().cast_const().cast::<Shard<CCallback>>())
         });
         let counted = !shared.is_reactors_thread();
         if counted {
@@ -201,13 +201,13 @@ impl Inside {
 
 impl Inside {
     /// For what lives longer than the call.
-    pub(super) fn share(&self) -> Arc<Shared<CCallback>> {
+    pub(super) fn share(&self) -> Arc<Shard<CCallback>> {
         Arc::clone(&self.shared)
     }
 }
 
 impl Deref for Inside {
-    type Target = Shared<CCallback>;
+    type Target = Shard<CCallback>;
     fn deref(&self) -> &Self::Target {
         &self.shared
     }
@@ -298,7 +298,7 @@ pub unsafe extern "C" fn ioe_context_new(
 
 /// # Safety
 /// `cfg` is NULL or has as many readable bytes as its `size` says.
-unsafe fn new_context(cfg: *const ioe_config) -> Result<Arc<Shared<CCallback>>, i32> {
+unsafe fn new_context(cfg: *const ioe_config) -> Result<Arc<Shard<CCallback>>, i32> {
     let cfg = match cfg.is_null() {
         true => DEFAULTS,
         // SAFETY: by the caller's promise.
@@ -328,7 +328,7 @@ unsafe fn new_context(cfg: *const ioe_config) -> Result<Arc<Shared<CCallback>>, 
         None if polled => IOWorkers::try_new(0).map_err(|error| errno_of(&error))?,
         None => IOWorkers::try_new(cfg.workers).map_err(|error| errno_of(&error))?,
     };
-    Shared::new(config, &workers).map_err(|error| errno_of(&error))
+    Shard::new(config, &workers).map_err(|error| errno_of(&error))
 }
 
 /// Fills a caller's struct with what is seen of a context.
@@ -485,7 +485,7 @@ pub unsafe extern "C" fn ioe_context_free(ctx: *mut ioe_context) -> c_int {
     guard(|| {
         let Some(raw) = NonNull::new(ctx) else { return -libc::EINVAL };
         // SAFETY: by the caller's promise; the handle is the pointer of an Arc.
-        let shared: Arc<Shared<CCallback>> =
+        let shared: Arc<Shard<CCallback>> =
             unsafe { Arc::from_raw(raw.as_ptr().cast_const().cast()) };
         if shared.check_process().is_err() {
             shared.abandon_in_child();

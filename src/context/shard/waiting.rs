@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Errno, Seat, Shared};
+use super::{Errno, Seat, Shard};
 use crate::attempt::{outcome, Attempt, Verdict};
 use crate::callback_worker::starts;
 use crate::callers::Turn;
@@ -16,7 +16,7 @@ use crate::stats::Counters;
 use crate::tasks::{Extent, IOAction, IOCallback, IOEvent, Op};
 use crate::thread::{here, in_callback_of, Here};
 
-impl<C: IOCallback> Shared<C> {
+impl<C: IOCallback> Shard<C> {
     /// Runs an event and waits for it, and returns its result. Its callback is not called.
     pub(crate) fn submit_wait(&self, event: &mut IOEvent<C>) -> Result<i64, Errno> {
         self.check_process()?;
