@@ -99,13 +99,25 @@ static void config_flags_must_be_known(void **state)
     refused_config(&cfg, -EINVAL);
 }
 
-static void config_reserves_a_field(void **state)
+static void config_bounds_reactors(void **state)
 {
     (void)state;
-    static const uint32_t values[] = {1, UINT32_C(1) << 31, UINT32_MAX};
+    static const uint32_t values[] = {65, 1024, UINT32_C(1) << 31, UINT32_MAX};
     for (size_t i = 0; i < COUNT_OF(values); i++) {
         ioe_config cfg = defaults();
-        cfg.reserved = values[i];
+        cfg.reactors = values[i];
+        refused_config(&cfg, -EINVAL);
+    }
+}
+
+static void config_of_polled_has_one_reactor(void **state)
+{
+    (void)state;
+    static const uint32_t values[] = {2, 64, 65};
+    for (size_t i = 0; i < COUNT_OF(values); i++) {
+        ioe_config cfg = defaults();
+        cfg.flags = IOE_POLLED;
+        cfg.reactors = values[i];
         refused_config(&cfg, -EINVAL);
     }
 }
@@ -463,7 +475,8 @@ int main(void)
         cmocka_unit_test(config_of_null_is_refused),
         cmocka_unit_test(config_numbers_have_bounds),
         cmocka_unit_test(config_flags_must_be_known),
-        cmocka_unit_test(config_reserves_a_field),
+        cmocka_unit_test(config_bounds_reactors),
+        cmocka_unit_test(config_of_polled_has_one_reactor),
         cmocka_unit_test(config_of_iopoll_needs_polled),
         cmocka_unit_test(config_of_polled_excludes_shared_workers),
         cmocka_unit_test(config_of_a_rings_flags_needs_a_ring),

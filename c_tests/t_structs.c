@@ -20,7 +20,7 @@ _Static_assert(offsetof(ioe_config, merge_limit) == 24, "config.merge_limit");
 _Static_assert(offsetof(ioe_config, flags) == 28, "config.flags");
 _Static_assert(offsetof(ioe_config, shared) == 32, "config.shared");
 _Static_assert(offsetof(ioe_config, stall_ms) == 40, "config.stall_ms");
-_Static_assert(offsetof(ioe_config, reserved) == 44, "config.reserved");
+_Static_assert(offsetof(ioe_config, reactors) == 44, "config.reactors");
 _Static_assert(sizeof(ioe_config) % 8 == 0, "config grows in steps of 8");
 
 _Static_assert(offsetof(ioe_info, size) == 0, "info.size");
@@ -33,6 +33,8 @@ _Static_assert(offsetof(ioe_info, flags) == 28, "info.flags");
 _Static_assert(offsetof(ioe_info, uring_errno) == 32, "info.uring_errno");
 _Static_assert(offsetof(ioe_info, aio_errno) == 36, "info.aio_errno");
 _Static_assert(offsetof(ioe_info, reason) == 40, "info.reason");
+_Static_assert(offsetof(ioe_info, reactors) == 48, "info.reactors");
+_Static_assert(offsetof(ioe_info, reserved) == 52, "info.reserved");
 _Static_assert(sizeof(ioe_info) % 8 == 0, "info grows in steps of 8");
 
 _Static_assert(offsetof(ioe_stats, size) == 0, "stats.size");
@@ -123,7 +125,7 @@ static void config_init_gives_the_defaults(void **state)
     assert_int_equal(cfg.flags, 0);
     assert_null(cfg.shared);
     assert_int_equal(cfg.stall_ms, 0);
-    assert_int_equal(cfg.reserved, 0);
+    assert_int_equal(cfg.reactors, 1);
 }
 
 static void config_init_fills_exactly_its_size(void **state)

@@ -237,13 +237,13 @@ typedef struct ioe_config {
      */
     int32_t driver;
     /**
-     * Operations in the kernel at once: 1 to 32768. Where the machine's limits do not allow it,
+     * Operations in the kernel at once, of each reactor: 1 to 32768. Where the machine's limits do not allow it,
      * half of it is tried, and half of that, down to 16; `ioe_info` says what runs. Default 128.
      */
     uint32_t depth;
     /**
-     * Accepted events whose callback has not started: 1 to 1048576. Beyond it `ioe_submit`
-     * waits. Events submitted inside callbacks are never refused, and take no room from those
+     * Accepted events whose callback has not started, of each reactor: 1 to 1048576. Beyond it
+     * `ioe_submit` waits. Events submitted inside callbacks are never refused, and take no room from those
      * outside. Default 1024.
      */
     uint32_t queue_size;
@@ -276,9 +276,15 @@ typedef struct ioe_config {
      */
     uint32_t stall_ms;
     /**
-     * Must be 0.
+     * Reactors: 1 to 64; 0 counts as 1, and with `IOE_POLLED` there is one. Each has its own ring
+     * or what the driver has instead, its own driver thread, `depth` and `queue_size`; callback
+     * threads serve all. Reads go to any: a thread submits its reads to one of them, threads take
+     * turns in the choice, and a driver thread is its own. Writes, syncs and fallocates go by their
+     * descriptor, those of one to one, so that barriers and joined syncs mean what they mean with
+     * one reactor. Each pins memory of its own: where a limit allows fewer, there are fewer, and
+     * `ioe_info` says how many and why. Default 1.
      */
-    uint32_t reserved;
+    uint32_t reactors;
 } ioe_config;
 
 /**
@@ -295,12 +301,12 @@ typedef struct ioe_info {
      */
     int32_t driver;
     /**
-     * Operations in the kernel at once, in force: lower than asked for where a limit was in the
-     * way.
+     * Operations in the kernel at once, of each reactor, in force: lower than asked for where a
+     * limit was in the way.
      */
     uint32_t depth;
     /**
-     * Accepted events whose callback has not started, in force.
+     * Accepted events whose callback has not started, of each reactor, in force.
      */
     uint32_t queue_size;
     /**
@@ -324,14 +330,24 @@ typedef struct ioe_info {
      */
     int32_t aio_errno;
     /**
-     * One sentence that a person can act on: why other drivers were passed over, or the depth
-     * is lower than asked for; "" where there is none. Lives as long as the context.
+     * One sentence that a person can act on: why other drivers were passed over, the depth is
+     * lower than asked for, or there are fewer reactors; "" where there is none. Lives as long as
+     * the context.
      */
     const char *reason;
+    /**
+     * Reactors in force: fewer than asked for where a limit was in the way.
+     */
+    uint32_t reactors;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
 } ioe_info;
 
 /**
- * Counters since the context was made. Each is read by itself: they may be an instant apart.
+ * Counters since the context was made, of all its reactors together. Each is read by itself: they
+ * may be an instant apart.
  */
 typedef struct ioe_stats {
     /**
@@ -457,9 +473,10 @@ int ioe_config_init(struct ioe_config *cfg, size_t size);
  *
  * Returns 0, or:
  * - `-EINVAL`: `out` is NULL; `size` is below 8 or no multiple of 8; a field is out of its range;
- *   an unknown bit in `flags`, or `reserved` not 0; `IOE_IOPOLL` without `IOE_POLLED`; `IOE_POLLED` with `shared`;
- *   `IOE_SQPOLL` or `IOE_IOPOLL` with `IOE_DRIVER_AIO` or `IOE_DRIVER_POOL`; `IOE_DRIVER` in the
- *   environment names no driver; or the kernel lacks what `flags` ask for.
+ *   an unknown bit in `flags`; `IOE_IOPOLL` without `IOE_POLLED`; `IOE_POLLED` with `shared`, or
+ *   with more than one of `reactors`; `IOE_SQPOLL` or `IOE_IOPOLL` with `IOE_DRIVER_AIO` or
+ *   `IOE_DRIVER_POOL`; `IOE_DRIVER` in the environment names no driver; or the kernel lacks what
+ *   `flags` ask for.
  * - `-E2BIG`: `size` is larger than the library's and bytes beyond it are not 0, or above 4096.
  * - `-EPERM`: the named driver is forbidden by seccomp, or by sysctl kernel.io_uring_disabled.
  * - `-ENOSYS`: the named driver is not in this kernel, or hidden by seccomp.
@@ -473,8 +490,7 @@ int ioe_config_init(struct ioe_config *cfg, size_t size);
  * Requires:
  * `cfg` is NULL or has as many readable bytes as its `size` says; `out` is NULL or writable.
  */
-int ioe_context_new(const struct ioe_config *cfg,
-                    struct ioe_context **out);
+int ioe_context_new(const struct ioe_config *cfg, struct ioe_context **out);
 
 /**
  * Tells what runs. Any thread.

@@ -55,7 +55,7 @@ impl<C: IOCallback> IOWorkers<C> {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         if threads == 0 {
-            return Ok(IOWorkers { set: None });
+            return Ok(Self::none());
         }
         let (sender, receiver) = mpmc::unbounded_blocking();
         let set = Arc::new(Set {
@@ -77,6 +77,11 @@ impl<C: IOCallback> IOWorkers<C> {
             lock(&set.threads).push(thread);
         }
         Ok(workers)
+    }
+
+    /// Callbacks run on the reactor's thread, or in the owner's poll.
+    pub(crate) fn none() -> Self {
+        IOWorkers { set: None }
     }
 
     /// How many threads.

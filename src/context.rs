@@ -2,6 +2,7 @@
 //! from any thread; what must happen on one thread is the reactor's.
 
 mod shard;
+mod shards;
 
 use std::io;
 use std::marker::PhantomData;
@@ -10,7 +11,8 @@ use std::sync::Arc;
 use crossfire::flavor::Flavor;
 use crossfire::AsyncRx;
 
-pub(crate) use shard::{Runs, Shard};
+pub(crate) use shard::Shard;
+pub(crate) use shards::{Runs, Shards};
 
 use crate::callback_worker::IOWorkers;
 use crate::driver::Driver;
@@ -25,6 +27,8 @@ use crate::tasks::{IOCallback, IOEvent};
 pub const MAX_DEPTH: u32 = 32768;
 /// The most events a context accepts before their callbacks start.
 pub const MAX_QUEUE_SIZE: u32 = 1 << 20;
+/// The most reactors of a context.
+pub const MAX_REACTORS: u32 = 64;
 
 /// An errno, positive, as the kernel's headers have it.
 pub(crate) type Errno = i32;
@@ -34,9 +38,9 @@ pub(crate) type Errno = i32;
 pub struct Config {
     /// The kernel interface.
     pub driver: Driver,
-    /// Operations in the kernel at once: 1 to [`MAX_DEPTH`].
+    /// Operations in the kernel at once, of each reactor: 1 to [`MAX_DEPTH`].
     pub depth: u32,
-    /// Accepted events whose callback has not started: 1 to [`MAX_QUEUE_SIZE`].
+    /// Accepted events whose callback has not started, of each reactor: 1 to [`MAX_QUEUE_SIZE`].
     pub queue_size: u32,
     /// Bytes that one merged operation may span; 0: no merging. At most [`MAX_LIMIT`](crate::merge::MAX_LIMIT) in force.
     pub merge_limit: u32,
@@ -50,6 +54,9 @@ pub struct Config {
     pub sync_groups: bool,
     /// An operation longer in the kernel, in milliseconds, is reported; 0: never.
     pub stall_ms: u32,
+    /// Reactors, each with its own driver, thread, depth and queue: 1 to [`MAX_REACTORS`]; 0 is 1.
+    /// Not with `polled`.
+    pub reactors: u32,
 }
 
 impl Default for Config {
@@ -64,6 +71,7 @@ impl Default for Config {
             iopoll: false,
             sync_groups: true,
             stall_ms: 0,
+            reactors: 1,
         }
     }
 }
@@ -71,9 +79,11 @@ impl Default for Config {
 impl Config {
     /// Fails with `EINVAL` where a value is out of range, before anything is spent on it.
     pub fn check(&self) -> io::Result<()> {
+        let most_reactors = if self.polled { 1 } else { MAX_REACTORS };
         let in_range = (1..=MAX_DEPTH).contains(&self.depth)
             && (1..=MAX_QUEUE_SIZE).contains(&self.queue_size)
-            && (self.polled || !self.iopoll);
+            && (self.polled || !self.iopoll)
+            && self.reactors <= most_reactors;
         match in_range {
             true => Ok(()),
             false => Err(io::Error::from_raw_os_error(libc::EINVAL)),
@@ -108,13 +118,32 @@ pub struct Stats {
     pub in_flight: u64,
 }
 
-/// The engine for one stream of events: a reactor, and the ways to and from it.
+impl Stats {
+    /// Of two reactors together.
+    fn plus(self, other: &Stats) -> Stats {
+        Stats {
+            accepted: self.accepted + other.accepted,
+            completed: self.completed + other.completed,
+            failed: self.failed + other.failed,
+            bytes_read: self.bytes_read + other.bytes_read,
+            bytes_written: self.bytes_written + other.bytes_written,
+            operations: self.operations + other.operations,
+            system_calls: self.system_calls + other.system_calls,
+            merged: self.merged + other.merged,
+            continued: self.continued + other.continued,
+            syncs_joined: self.syncs_joined + other.syncs_joined,
+            in_flight: self.in_flight + other.in_flight,
+        }
+    }
+}
+
+/// The engine for one stream of events: its reactors, and the ways to and from them.
 ///
 /// `Q` is the channel that events come through. A context made by [`IOContext::new`] drains the
 /// caller's receiver and ends when its last sender is dropped; one made by
 /// [`IOContext::with_config`] has its own, behind [`IOContext::submit`].
 pub struct IOContext<C: IOCallback, Q = OuterFlavor<C>> {
-    shared: Arc<Shard<C>>,
+    shards: Arc<Shards<C>>,
     channel: PhantomData<fn() -> Q>,
 }
 
@@ -134,8 +163,8 @@ impl<C: IOCallback, Q: Flavor<Item = IOEvent<C>>> IOContext<C, Q> {
         let defaults = Config::default();
         let queue_size = defaults.queue_size.max(depth);
         let config = Config { driver, depth, queue_size, ..defaults };
-        let shared = Shard::draining(config, receiver.into(), workers)?;
-        Ok(IOContext { shared, channel: PhantomData })
+        let shards = Shards::draining(config, receiver.into(), workers)?;
+        Ok(IOContext { shards, channel: PhantomData })
     }
 }
 
@@ -144,8 +173,8 @@ impl<C: IOCallback> IOContext<C> {
     ///
     /// Fails with `EINVAL` for values out of range, or with the errno of the driver.
     pub fn with_config(config: Config, workers: &IOWorkers<C>) -> io::Result<Self> {
-        let shared = Shard::new(config, workers)?;
-        Ok(IOContext { shared, channel: PhantomData })
+        let shards = Shards::new(config, workers)?;
+        Ok(IOContext { shards, channel: PhantomData })
     }
 
     /// Hands an event in, waiting while the queue is full; inside a callback it never waits. A
@@ -156,10 +185,10 @@ impl<C: IOCallback> IOContext<C> {
         if !event.chain().all(IOEvent::has_callback) {
             return Err((event, io::Error::from_raw_os_error(libc::EINVAL)));
         }
-        if let Err(errno) = self.shared.check_process() {
+        if let Err(errno) = self.shards.check_process() {
             return Err((event, io::Error::from_raw_os_error(errno)));
         }
-        let submitted = self.shared.submit(event, true);
+        let submitted = self.shards.submit(event, true);
         submitted.map_err(|(event, errno)| (event, io::Error::from_raw_os_error(errno)))
     }
 }
@@ -174,24 +203,24 @@ impl<C: IOCallback, Q> IOContext<C, Q> {
     /// Returns when the callback of every event accepted before the call has returned. Fails with
     /// `ETIMEDOUT`, or with `EDEADLK` inside a callback. A negative timeout waits for ever.
     pub fn drain(&self, timeout_ms: i64) -> io::Result<()> {
-        self.shared.drain(deadline_after(timeout_ms)).map_err(io::Error::from_raw_os_error)
+        self.shards.drain(deadline_after(timeout_ms)).map_err(io::Error::from_raw_os_error)
     }
 
     /// Runs callbacks of a polled context until there were `min`, at most those in flight.
     pub fn poll(&self, min: u32, timeout_ms: i64) -> io::Result<u32> {
-        self.shared.poll(min, deadline_after(timeout_ms)).map_err(io::Error::from_raw_os_error)
+        self.shards.poll(min, deadline_after(timeout_ms)).map_err(io::Error::from_raw_os_error)
     }
 
     /// Asks for an event in flight back, by its [`IOEvent::id`]. It completes with `ECANCELED`, or with
     /// its own result if it was whole before. Fails with `ENOENT` where no event of this id is in
     /// flight here.
     pub fn cancel(&self, id: u64) -> io::Result<()> {
-        self.shared.cancel(id).map_err(io::Error::from_raw_os_error)
+        self.shards.cancel(id).map_err(io::Error::from_raw_os_error)
     }
 
     /// Counters since the start.
     pub fn stats(&self) -> Stats {
-        self.shared.stats()
+        self.shards.stats()
     }
 }
 
@@ -201,18 +230,18 @@ impl<C: IOCallback, Q> Drop for IOContext<C, Q> {
     /// another thread than its owner's, or inside a callback, is leaked, because the kernel may
     /// still use its memory; its callbacks do not run.
     fn drop(&mut self) {
-        let Err(errno) = self.shared.shut_down() else { return };
+        let Err(errno) = self.shards.shut_down() else { return };
         if errno == libc::EOWNERDEAD {
-            return self.shared.clone().abandon_in_child();
+            return self.shards.abandon_in_child();
         }
         let error = io::Error::from_raw_os_error(errno);
-        match self.shared.config().polled {
+        match self.shards.config().polled {
             true => {
-                std::mem::forget(self.shared.clone());
+                std::mem::forget(self.shards.clone());
                 log(Level::Error, || format!("a dropped polled context is leaked: {error}"));
             }
             false => {
-                self.shared.stop();
+                self.shards.stop();
                 log(Level::Warn, || format!("a dropped context ends by itself: {error}"));
             }
         }

@@ -128,11 +128,15 @@ impl<C> Gathered<C> {
         self.waiting.load(SeqCst) > 0
     }
 
-    /// Lets no more mergers be made; false, and changes nothing, while there are any.
-    pub(crate) fn close(&self) -> bool {
-        let mut list = lock(&self.list);
-        list.closed |= list.all.is_empty();
-        list.all.is_empty()
+    /// Lets no more mergers be made in any of these; false, and changes nothing, while there are any.
+    pub(crate) fn close<'a>(all: impl Iterator<Item = &'a Self>) -> bool
+    where
+        C: 'a,
+    {
+        let mut lists: Vec<_> = all.map(|gathered| lock(&gathered.list)).collect();
+        let empty = lists.iter().all(|list| list.all.is_empty());
+        lists.iter_mut().for_each(|list| list.closed |= empty);
+        empty
     }
 
     /// Lets go of all events without touching them, in a forked child.

@@ -10,7 +10,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use once_cell::sync::OnceCell;
 
@@ -78,7 +78,7 @@ pub(crate) struct Ledger {
     wake_calls: AtomicU64,
     /// Called with the waiters at `room`: a reactor that takes no more until there is room.
     on_room: OnceCell<Box<dyn Fn() + Send + Sync>>,
-    settled: Gate,
+    settled: Arc<Gate>,
     epochs: Mutex<Epochs>,
     failures: Failures,
 }
@@ -94,6 +94,11 @@ struct Epochs {
 impl Ledger {
     pub(crate) fn new(limit: u32, single: bool) -> Self {
         Ledger { limit: limit.into(), single, ..Default::default() }
+    }
+
+    /// The same, with a gate for those who wait for several ledgers.
+    pub(crate) fn settling_at(self, settled: Arc<Gate>) -> Self {
+        Ledger { settled, ..self }
     }
 
     #[inline(always)]
@@ -290,17 +295,10 @@ impl Ledger {
         }
     }
 
-    /// Waits until [`Ledger::drained`]; false where the deadline came first. `flush` has everything
-    /// that was accepted before it go on its way; it is called again for what was accepted since,
-    /// where the drain needs that.
-    pub(crate) fn wait_drained(&self, point: u64, deadline: Deadline, flush: impl Fn()) -> bool {
-        self.settled.wait_until(deadline, || {
-            let drained = self.drained(point);
-            if !drained {
-                flush();
-            }
-            drained
-        })
+    /// Waits until `settled` says yes, which is asked again when an epoch is over, of this ledger or of
+    /// one that shares its gate; false where the deadline came first.
+    pub(crate) fn wait_settled(&self, deadline: Deadline, settled: impl Fn() -> bool) -> bool {
+        self.settled.wait_until(deadline, settled)
     }
 
     /// A write has failed; its callback has not started.
@@ -365,8 +363,9 @@ mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
-    fn soon() -> Deadline {
-        Some(Instant::now() + Duration::from_millis(1))
+    fn waits(ledger: &Ledger, point: u64) -> bool {
+        let soon = Some(Instant::now() + Duration::from_millis(1));
+        ledger.wait_settled(soon, || ledger.drained(point))
     }
 
     #[test]
@@ -464,7 +463,7 @@ mod tests {
         ledger.finish(early);
         assert!(ledger.drained(point), "the later event does not hold the drain back");
         let second = ledger.drain_point();
-        assert!(!ledger.wait_drained(second, soon(), || {}));
+        assert!(!waits(&ledger, second));
         ledger.finish(late);
         assert!(ledger.drained(second));
     }
@@ -473,12 +472,12 @@ mod tests {
     fn a_drain_that_gave_up_does_not_spoil_the_next() {
         let ledger = Ledger::new(100, false);
         let first = ledger.accept(true).unwrap();
-        assert!(!ledger.wait_drained(ledger.drain_point(), soon(), || {}));
+        assert!(!waits(&ledger, ledger.drain_point()));
         let second = ledger.accept(true).unwrap();
         let point = ledger.drain_point();
-        assert!(!ledger.wait_drained(point, soon(), || {}));
+        assert!(!waits(&ledger, point));
         ledger.finish(second);
-        assert!(!ledger.wait_drained(point, soon(), || {}), "the first is still out");
+        assert!(!waits(&ledger, point), "the first is still out");
         ledger.finish(first);
         assert!(ledger.drained(point));
     }

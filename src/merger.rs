@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
 
-use crate::context::{Errno, Shard};
+use crate::context::{Errno, Shard, Shards};
 use crate::gate::lock;
 use crate::merge::MergeBuffer;
 use crate::tasks::{IOAction, IOCallback, IOEvent};
@@ -18,11 +18,12 @@ pub(crate) struct Merger<C: IOCallback> {
 
 impl<C: IOCallback> Merger<C> {
     pub(crate) fn new(
-        context: Arc<Shard<C>>,
+        context: &Shards<C>,
         fd: RawFd,
         action: IOAction,
         limit: usize,
     ) -> Result<Self, Errno> {
+        let context = context.of(fd, action).clone();
         context.check_owner()?;
         let shelf = context.gathered.add(limit).ok_or(libc::ESHUTDOWN)?;
         Ok(Merger { context, fd, action, shelf })

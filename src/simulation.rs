@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::buffer::Buffer;
 use crate::clock;
-use crate::context::{Config, Shard};
+use crate::context::{Config, Shards};
 use crate::driver::aio::Aio;
 use crate::driver::backed::Backed;
 use crate::driver::sim::{
@@ -87,7 +87,7 @@ struct Model {
     events: HashMap<u32, Expected>,
     kept: VecDeque<(u32, IOEvent<Check>)>,
     mergers: Vec<(usize, IOAction, Rc<Merger<Check>>)>,
-    context: Option<Arc<Shard<Check>>>,
+    context: Option<Arc<Shards<Check>>>,
     callbacks: u64,
     failed: Option<u32>,
     closed: bool,
@@ -247,7 +247,7 @@ impl Model {
 }
 
 /// Puts an event of the model in flight: new, or once more where it stopped.
-fn set_off(id: u32, event: &IOEvent<Check>) -> Arc<Shard<Check>> {
+fn set_off(id: u32, event: &IOEvent<Check>) -> Arc<Shards<Check>> {
     MODEL.with_borrow_mut(|model| {
         let moved = event.transferred();
         let behind = match event.is_barrier() {
@@ -520,7 +520,7 @@ fn new_event(
 }
 
 /// Makes a merger, flushes one or ends one.
-fn change_mergers(context: &Arc<Shard<Check>>) {
+fn change_mergers(context: &Arc<Shards<Check>>) {
     let any = |limit: usize| with_world(|world| world.random.usize(..limit));
     let mut mergers = MODEL.with_borrow_mut(|model| std::mem::take(&mut model.mergers));
     match (any(4), mergers.len()) {
@@ -528,7 +528,7 @@ fn change_mergers(context: &Arc<Shard<Check>>) {
             let (file, limit) = (any(3), 1 + any(REGION * 2));
             let action = if any(2) == 0 { IOAction::Read } else { IOAction::Write };
             with_world(|world| world.limit = world.limit.max(limit as u64));
-            let merger = Merger::new(context.clone(), descriptor(0, file), action, limit);
+            let merger = Merger::new(context, descriptor(0, file), action, limit);
             mergers.push((file, action, Rc::new(merger.expect("a merger"))));
         }
         (2, 1..) => mergers[any(mergers.len())].2.flush().expect("a flush by the owner"),
@@ -599,9 +599,12 @@ fn run_history(seed: u64) -> (u64, u64) {
         kind
     });
     let context = match kind {
-        0 => Shard::over(config, Sim::pool()),
-        1 => Shard::over(config, Backed::new(Sim::default(), Sim::pool())),
-        _ => Shard::over(config, Backed::new(Aio::over(SimAio::default(), depth, -1), Sim::pool())),
+        0 => Shards::over(config, [Sim::pool()]),
+        1 => Shards::over(config, [Backed::new(Sim::default(), Sim::pool())]),
+        _ => {
+            let aio = Aio::over(SimAio::default(), depth, -1);
+            Shards::over(config, [Backed::new(aio, Sim::pool())])
+        }
     };
     MODEL.with_borrow_mut(|model| {
         *model = Model { context: Some(context.clone()), ..Model::default() };
@@ -819,11 +822,9 @@ impl Case {
             world.sees_all = false;
         });
         OUTCOMES.take();
-        let context = Shard::over(config, Sim::pool());
+        let context = Shards::over(config, [Sim::pool()]);
         let merger = match window {
-            Window::Merger => {
-                Merger::new(context.clone(), descriptor(0, 0), self.action, limit).ok()
-            }
+            Window::Merger => Merger::new(&context, descriptor(0, 0), self.action, limit).ok(),
             _ => None,
         };
         let mut batch = context.batch();

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
 use crate::ledger::Ledger;
@@ -22,6 +23,27 @@ pub(crate) fn here() -> Here {
     TOP.with(|top| Here { token: ptr::from_ref(top) as usize, in_callback: !top.get().is_null() })
 }
 
+thread_local!(static NUMBER: Cell<u32> = const { Cell::new(NO_NUMBER) });
+static NUMBERS: AtomicU32 = AtomicU32::new(0);
+const NO_NUMBER: u32 = u32::MAX;
+
+/// A number of this thread's, for what threads are to be spread over: one after the other, as they
+/// ask for the first time, or what was set.
+#[inline]
+pub(crate) fn number() -> u32 {
+    match NUMBER.get() {
+        NO_NUMBER => {
+            set_number(NUMBERS.fetch_add(1, Relaxed));
+            NUMBER.get()
+        }
+        number => number,
+    }
+}
+
+pub(crate) fn set_number(number: u32) {
+    NUMBER.set(number);
+}
+
 /// Says that this thread is running callbacks of a context, on a set of workers or without.
 struct Frame {
     ledger: *const Ledger,
@@ -38,13 +60,13 @@ pub(crate) fn within(ledger: &Ledger, workers: usize, body: impl FnOnce()) {
     TOP.set(frame.below);
 }
 
-/// Whether this thread runs a callback of this context, or one on the same workers: either could
-/// wait for itself.
-pub(crate) fn in_callback_of(ledger: &Ledger, workers: usize) -> bool {
+/// Whether this thread runs a callback of a context that has this ledger, or one on the same workers:
+/// either could wait for itself.
+pub(crate) fn in_callback_of(has: impl Fn(*const Ledger) -> bool, workers: usize) -> bool {
     let mut at = TOP.get();
     // SAFETY: frames on the list belong to calls further up this thread's stack.
     while let Some(frame) = unsafe { at.as_ref() } {
-        if ptr::eq(frame.ledger, ledger) || workers != 0 && frame.workers == workers {
+        if has(frame.ledger) || workers != 0 && frame.workers == workers {
             return true;
         }
         at = frame.below;

@@ -6,7 +6,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{fence, AtomicU64, AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
 
 use crate::fork;
-use crate::log::explain;
 
 /// An eventfd(2) that ends the reactor's wait. Written only while the reactor sleeps.
 pub(crate) struct WakeUp {
@@ -16,6 +15,11 @@ pub(crate) struct WakeUp {
     sleep: AtomicU8,
     writes: AtomicU64,
 }
+
+/// What to do where there is none.
+pub(crate) const NO_WAKE_UP: &str =
+    "no descriptor for the wake-up: raise RLIMIT_NOFILE (ulimit -n) \
+                                     or sysctl fs.file-max, allow eventfd2";
 
 /// What the reactor is doing.
 const AWAKE: u8 = 0;
@@ -27,10 +31,7 @@ const BUSY: u8 = 2;
 impl WakeUp {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(WakeUp {
-            fd: ManuallyDrop::new(new_eventfd().map_err(explain(
-                "no descriptor for the wake-up: raise RLIMIT_NOFILE (ulimit -n) or sysctl \
-                 fs.file-max, allow eventfd2",
-            ))?),
+            fd: ManuallyDrop::new(new_eventfd()?),
             generation: fork::generation(),
             sleep: AtomicU8::new(AWAKE),
             writes: AtomicU64::new(0),

@@ -4,7 +4,6 @@
 mod waiting;
 
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering::SeqCst;
@@ -14,27 +13,25 @@ use std::time::Duration;
 
 use crossfire::flavor::Flavor;
 use crossfire::{mpsc, AsyncRx, MTx};
-use once_cell::sync::OnceCell;
 
 use super::{Config, Errno, Stats};
 use crate::callback_worker::IOWorkers;
 use crate::driver::backed::Backed;
 use crate::driver::choice::{choose, Choice, Chosen, Passed, Wish};
 use crate::driver::pool::Pool;
-use crate::driver::{Descriptors, Driver, Interface};
+use crate::driver::{Descriptors, Driver, Interface, Refusal};
 use crate::fork;
-use crate::gate::{lock, Deadline};
+use crate::gate::{lock, Deadline, Gate};
 use crate::gathered::Gathered;
 use crate::identity::Cell as Identity;
 use crate::intake::{InnerFlavor, Lanes, OuterFlavor};
 use crate::ledger::{Ledger, Refused};
-use crate::log::{explain, log, Level};
-use crate::merge::{self, MAX_LIMIT};
+use crate::merge::MAX_LIMIT;
 use crate::reactor::{count_in, count_in_one, Core, PollEnd, Polled, Reactor, Settings};
 use crate::stats::{Counters, Published};
 use crate::tasks::{IOCallback, IOEvent, Link, Unfit};
-use crate::thread::{here, in_callback_of, spawn, Here, NO_THREAD};
-use crate::wake::{new_eventfd, write_eventfd, WakeUp};
+use crate::thread::{here, set_number, spawn, Here, NO_THREAD};
+use crate::wake::{new_eventfd, write_eventfd, WakeUp, NO_WAKE_UP};
 
 /// The part of a context that outlives its handle as long as a caller is inside.
 pub(crate) struct Shard<C: IOCallback> {
@@ -51,10 +48,7 @@ pub(crate) struct Shard<C: IOCallback> {
     workers: IOWorkers<C>,
     /// In force: the driver is never AUTO.
     config: Config,
-    passed: Passed,
     pub(crate) gathered: Gathered<C>,
-    /// What a program is told of `passed`, and of a driver that broke since.
-    reasons: [OnceCell<CString>; 2],
     /// Counted by callers that do I/O on their own thread.
     callers: Published,
     generation: fork::Generation,
@@ -62,13 +56,17 @@ pub(crate) struct Shard<C: IOCallback> {
     descriptors: Descriptors,
 }
 
-/// What runs now.
-pub(crate) struct Runs<'a> {
-    pub driver: Driver,
-    pub uring_errno: Errno,
-    pub aio_errno: Errno,
-    pub reason: &'a CStr,
+/// One of how many reactors it is, and what it shares with the others.
+pub(super) struct Place {
+    pub number: u32,
+    /// The depth below which it is of no use.
+    pub least: u32,
+    /// Where those wait who wait for all.
+    pub settled: Arc<Gate>,
 }
+
+/// A reactor, and why its driver is not the one that was asked for.
+type Started<C> = Result<(Arc<Shard<C>>, Passed), Refusal>;
 
 /// Who turns the reactor.
 enum Seat<C> {
@@ -94,15 +92,15 @@ unsafe impl<C> Send for PolledSeat<C> {}
 /// whoever polls.
 fn start<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
     config: Config,
+    place: Place,
     workers: &IOWorkers<C>,
     wake_up: Arc<WakeUp>,
     lanes: Option<Lanes<C, Q>>,
     outer: Option<MTx<OuterFlavor<C>>>,
     inner: Option<MTx<InnerFlavor<C>>>,
-) -> io::Result<Arc<Shard<C>>> {
-    config.check()?;
+) -> Started<C> {
     let Config { driver, depth, sqpoll, iopoll, .. } = config;
-    let choice = choose(Wish { driver, depth, sqpoll, iopoll }, &wake_up)?;
+    let choice = choose(Wish { driver, depth, least: place.least, sqpoll, iopoll }, &wake_up)?;
     let Choice { kernel, depth, passed } = choice;
     let is_ring = matches!(kernel, Chosen::Uring(_));
     let driver = match kernel {
@@ -113,21 +111,21 @@ fn start<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
     let (sqpoll, iopoll) = (sqpoll && is_ring, iopoll && is_ring);
     let merge_limit = config.merge_limit.min(MAX_LIMIT as u32);
     let config = Config { driver, depth, sqpoll, iopoll, merge_limit, ..config };
-    log(Level::Info, || format!("context on {}, depth {depth}", driver.name()));
-    let workers = if config.polled { IOWorkers::try_new(0)? } else { workers.share() };
-    let parts = Parts { config, passed, workers, wake_up, lanes, outer, inner };
+    let workers = if config.polled { IOWorkers::none() } else { workers.share() };
+    let parts = Parts { config, place, workers, wake_up, lanes, outer, inner };
     let pool = Pool::new(depth, parts.wake_up.clone());
-    match kernel {
+    let shard = match kernel {
         Chosen::Uring(ring) => assemble(parts, Backed::new(ring, pool)),
         Chosen::Aio(context) => assemble(parts, Backed::new(context, pool)),
         Chosen::Pool => assemble(parts, pool),
-    }
+    };
+    Ok((shard?, passed))
 }
 
-/// What a context is made of, whatever its driver.
+/// What it is made of, whatever its driver.
 struct Parts<C: IOCallback, Q: Flavor<Item = IOEvent<C>>> {
     config: Config,
-    passed: Passed,
+    place: Place,
     workers: IOWorkers<C>,
     wake_up: Arc<WakeUp>,
     /// `None` in a polled context.
@@ -139,9 +137,11 @@ struct Parts<C: IOCallback, Q: Flavor<Item = IOEvent<C>>> {
 fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
     parts: Parts<C, Q>,
     mut interface: impl Interface + 'static,
-) -> io::Result<Arc<Shard<C>>> {
-    let Parts { config, passed, workers, wake_up, lanes, outer, inner } = parts;
-    let core = Arc::new(Core::new(Ledger::new(config.queue_size, config.polled)));
+) -> Result<Arc<Shard<C>>, Refusal> {
+    let Parts { config, place, workers, wake_up, lanes, outer, inner } = parts;
+    let Place { number, settled, .. } = place;
+    let ledger = Ledger::new(config.queue_size, config.polled).settling_at(settled);
+    let core = Arc::new(Core::new(ledger));
     let descriptors = interface.descriptors();
     let Config { depth, merge_limit, sync_groups, stall_ms, .. } = config;
     let stall = (stall_ms > 0).then(|| Duration::from_millis(stall_ms.into()));
@@ -158,6 +158,7 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
         let (started, outcome) = crossfire::oneshot::oneshot();
         let core = core.clone();
         let thread = spawn("ioe-reactor".into(), move || {
+            set_number(number);
             let begun = interface.start();
             let works = begun.is_ok();
             started.send(begun);
@@ -165,14 +166,14 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
                 Reactor::new(interface, settings, lanes, delivery).run(&core);
             }
         })
-        .map_err(explain(NO_THREAD))?;
+        .map_err(Refusal::because(NO_THREAD))?;
         match outcome.recv() {
             Ok(Ok(())) => Seat::Thread(Mutex::new(Some(thread))),
             failed => {
                 let _ = thread.join();
                 let error = failed.ok().and_then(Result::err);
-                let errno = error.and_then(|error| error.raw_os_error());
-                return Err(io::Error::from_raw_os_error(errno.unwrap_or(libc::EIO)));
+                let error = error.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EIO));
+                return Err(Refusal::because("a driver did not start on its thread")(error));
             }
         }
     };
@@ -185,9 +186,7 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
         wake_up,
         workers,
         config,
-        passed,
         gathered: Gathered::default(),
-        reasons: Default::default(),
         callers: Published::default(),
         generation: fork::generation(),
         descriptors,
@@ -195,13 +194,17 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
 }
 
 impl<C: IOCallback> Shard<C> {
-    /// A polled context around any interface.
+    /// A polled one around any interface.
     #[cfg(test)]
-    pub(crate) fn over(config: Config, interface: impl Interface + 'static) -> Arc<Self> {
+    pub(super) fn over(
+        config: Config,
+        place: Place,
+        interface: impl Interface + 'static,
+    ) -> Arc<Self> {
         let parts = Parts::<C, OuterFlavor<C>> {
             config,
-            passed: Passed::default(),
-            workers: IOWorkers::try_new(0).expect("no threads"),
+            place,
+            workers: IOWorkers::none(),
             wake_up: Arc::new(WakeUp::new().expect("a descriptor")),
             lanes: None,
             outer: None,
@@ -210,35 +213,34 @@ impl<C: IOCallback> Shard<C> {
         assemble(parts, interface).expect("no threads to start")
     }
 
-    /// A context with channels of its own.
-    pub(crate) fn new(config: Config, workers: &IOWorkers<C>) -> io::Result<Arc<Self>> {
-        // Before it costs gigabytes.
-        config.check()?;
-        let wake_up = Arc::new(WakeUp::new()?);
+    /// One with channels of its own.
+    pub(super) fn new(config: Config, place: Place, workers: &IOWorkers<C>) -> Started<C> {
+        let wake_up = Arc::new(WakeUp::new().map_err(Refusal::because(NO_WAKE_UP))?);
         if config.polled {
-            return start::<C, OuterFlavor<C>>(config, workers, wake_up, None, None, None);
+            return start::<C, OuterFlavor<C>>(config, place, workers, wake_up, None, None, None);
         }
         let (outer, outer_end) = mpsc::bounded_blocking_async(config.queue_size as usize);
         let (inner, inner_end) = mpsc::unbounded_blocking();
         let lanes = Lanes::new(outer_end, Some(inner_end.into()), &wake_up);
-        start(config, workers, wake_up, Some(lanes), Some(outer), Some(inner))
+        start(config, place, workers, wake_up, Some(lanes), Some(outer), Some(inner))
     }
 
     /// One that drains a channel of somebody else's.
     pub(super) fn draining<Q: Flavor<Item = IOEvent<C>>>(
         config: Config,
+        place: Place,
         receiver: AsyncRx<Q>,
         workers: &IOWorkers<C>,
-    ) -> io::Result<Arc<Self>> {
-        let wake_up = Arc::new(WakeUp::new()?);
+    ) -> Started<C> {
+        let wake_up = Arc::new(WakeUp::new().map_err(Refusal::because(NO_WAKE_UP))?);
         let lanes = Lanes::new(receiver, None, &wake_up);
         let room = wake_up.clone();
-        let shard = start(config, workers, wake_up, Some(lanes), None, None)?;
+        let (shard, passed) = start(config, place, workers, wake_up, Some(lanes), None, None)?;
         shard.core.ledger.set_on_room(move || room.wake());
-        Ok(shard)
+        Ok((shard, passed))
     }
 
-    fn ledger(&self) -> &Ledger {
+    pub(super) fn ledger(&self) -> &Ledger {
         &self.core.ledger
     }
 
@@ -279,7 +281,8 @@ impl<C: IOCallback> Shard<C> {
 
     /// Hands an event in, or joined ones. What is not accepted comes back as it was. The caller has
     /// asked `check_process`.
-    pub(crate) fn submit(
+    #[inline]
+    pub(super) fn submit(
         &self,
         event: IOEvent<C>,
         may_wait: bool,
@@ -294,15 +297,10 @@ impl<C: IOCallback> Shard<C> {
         }
     }
 
-    /// A batch: its events reach the reactor together, so that it can join them.
-    pub(crate) fn batch(&self) -> Batch<'_, C> {
-        Batch { shared: self, here: here(), newest: None }
-    }
-
     /// Takes an event from its caller and counts it in, with all that are joined with it; or leaves
     /// them as they were. `before_waiting` is called where that may take a while.
     #[inline(always)]
-    fn accept(
+    pub(super) fn accept(
         &self,
         event: &IOEvent<C>,
         here: Here,
@@ -406,7 +404,7 @@ impl<C: IOCallback> Shard<C> {
     }
 
     /// Hands over what mergers gathered.
-    fn flush_gathered(&self) {
+    pub(super) fn flush_gathered(&self) {
         self.gathered.flush(|run| self.hand_over(run, here()));
     }
 
@@ -478,7 +476,7 @@ impl<C: IOCallback> Shard<C> {
     }
 
     /// Asks for an event back; `ENOENT` where none of this id is in flight here.
-    pub(crate) fn cancel(&self, id: u64) -> Result<(), Errno> {
+    pub(super) fn cancel(&self, id: u64) -> Result<(), Errno> {
         self.check_process()?;
         if !Identity::cancel(id, Arc::as_ptr(&self.core.ledger)) {
             return Err(libc::ENOENT);
@@ -501,12 +499,8 @@ impl<C: IOCallback> Shard<C> {
         Ok(())
     }
 
-    /// Runs callbacks of a polled context; `EINVAL` for one that has threads.
-    pub(crate) fn poll(&self, min: u32, deadline: Deadline) -> Result<u32, Errno> {
-        self.check_process()?;
-        if in_callback_of(self.ledger(), 0) {
-            return Err(libc::EDEADLK);
-        }
+    /// Runs callbacks of a polled context, outside of them; `EINVAL` for one that has threads.
+    pub(super) fn poll(&self, min: u32, deadline: Deadline) -> Result<u32, Errno> {
         let seat = self.seat(here())?.ok_or(libc::EINVAL)?;
         let wanted = self.gathered.take_wanted();
         if wanted || min > 0 {
@@ -521,7 +515,7 @@ impl<C: IOCallback> Shard<C> {
     }
 
     /// The descriptor that is readable when a poll would hand something out.
-    pub(crate) fn notify_descriptor(&self) -> Result<RawFd, Errno> {
+    pub(super) fn notify_descriptor(&self) -> Result<RawFd, Errno> {
         let Seat::Owner(seat) = &self.seat else {
             return self.check_process().and(Err(libc::EINVAL));
         };
@@ -534,31 +528,9 @@ impl<C: IOCallback> Shard<C> {
         Ok(fd)
     }
 
-    /// Waits for the callbacks of everything accepted before the call.
-    pub(crate) fn drain(&self, deadline: Deadline) -> Result<(), Errno> {
-        self.check_process()?;
-        if in_callback_of(self.ledger(), self.workers.id()) {
-            return Err(libc::EDEADLK);
-        }
-        let seat = self.seat(here())?;
-        let drained = match seat {
-            None => self.wait_drained(deadline),
-            Some(seat) => self.poll_until_drained(seat, deadline)?,
-        };
-        if drained {
-            Ok(())
-        } else {
-            Err(libc::ETIMEDOUT)
-        }
-    }
-
-    fn wait_drained(&self, deadline: Deadline) -> bool {
-        let point = self.ledger().drain_point();
-        self.ledger().wait_drained(point, deadline, || self.flush_gathered())
-    }
-
-    fn poll_until_drained(&self, seat: &PolledSeat<C>, deadline: Deadline) -> Result<bool, Errno> {
-        let point = self.ledger().drain_point();
+    /// Polls until everything before the point has returned; false where the deadline came first.
+    pub(super) fn poll_until_drained(&self, point: u64, deadline: Deadline) -> Result<bool, Errno> {
+        let Some(seat) = self.seat(here())? else { unreachable!("only a polled context") };
         while !self.ledger().drained(point) {
             self.flush_gathered();
             let (_, end) = seat.with(|reactor| reactor.poll(&self.core, 1, deadline))?;
@@ -569,12 +541,24 @@ impl<C: IOCallback> Shard<C> {
         Ok(true)
     }
 
-    /// From here on no merger is made; `EBUSY` where there is one.
-    fn close_gathered(&self) -> Result<(), Errno> {
-        match self.gathered.close() {
-            true => Ok(()),
-            false => Err(libc::EBUSY),
+    /// Makes the calling thread the one that may end a polled context: its owner, or anybody where
+    /// that is gone. `close` has to succeed before; who fails has not become the owner.
+    pub(super) fn claim_end(&self, close: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+        let Seat::Owner(seat) = &self.seat else { return close() };
+        let backlog = &self.core.backlog;
+        if !backlog.claim(here().token) {
+            if !backlog.is_abandoned() {
+                return Err(libc::EPERM);
+            }
+            close()?;
+            if !backlog.take_over() {
+                return Err(libc::EPERM);
+            }
         }
+        if seat.busy.get() {
+            return Err(libc::EDEADLK);
+        }
+        close()
     }
 
     /// Lets the reactor's thread end when it has nothing left to do.
@@ -583,58 +567,24 @@ impl<C: IOCallback> Shard<C> {
         self.wake_up.wake();
     }
 
-    /// Refuses new events, completes all accepted ones, runs their callbacks, ends the thread.
-    pub(crate) fn shut_down(&self) -> Result<(), Errno> {
-        self.check_process()?;
-        if in_callback_of(self.ledger(), self.workers.id()) {
-            return Err(libc::EDEADLK);
+    /// Waits for the end of the reactor's thread.
+    pub(super) fn join(&self) {
+        let Seat::Thread(thread) = &self.seat else { return };
+        if let Some(thread) = lock(thread).take() {
+            // It ends without a panic: callbacks are caught, and the loop has none.
+            let _ = thread.join();
         }
-        match &self.seat {
-            Seat::Owner(seat) => {
-                let backlog = &self.core.backlog;
-                if !backlog.claim(here().token) {
-                    if !backlog.is_abandoned() {
-                        return Err(libc::EPERM);
-                    }
-                    // Who fails has not become the owner.
-                    self.close_gathered()?;
-                    if !backlog.take_over() {
-                        return Err(libc::EPERM);
-                    }
-                }
-                if seat.busy.get() {
-                    return Err(libc::EDEADLK);
-                }
-                self.close_gathered()?;
-                self.ledger().close();
-                self.poll_until_drained(seat, None)?;
-            }
-            Seat::Thread(thread) => {
-                self.close_gathered()?;
-                let finish = || {
-                    self.ledger().close();
-                    self.wait_drained(None)
-                };
-                // A foreign channel is emptied by the reactor before it ends, and counted in by
-                // it; nothing may be closed before that.
-                if self.outer.is_some() {
-                    finish();
-                }
-                self.stop();
-                if let Some(thread) = lock(thread).take() {
-                    // It ends without a panic: callbacks are caught, and the loop has none.
-                    let _ = thread.join();
-                }
-                finish();
-            }
-        }
-        Ok(())
+    }
+
+    /// Its events come through a channel of somebody else's.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.outer.is_none() && !self.config.polled
     }
 
     /// What a forked child may do with its copy: close the descriptors, and free memory that no
     /// other thread can have been changing at the moment of the fork. The parent's ring is not
     /// touched; threads, locks and mappings are left alone.
-    pub(crate) fn abandon_in_child(self: Arc<Self>) {
+    pub(super) fn abandon_in_child(self: Arc<Self>) {
         let close = |fd: RawFd| {
             // SAFETY: the child's copy of a descriptor that only the context used.
             unsafe { libc::close(fd) };
@@ -653,7 +603,7 @@ impl<C: IOCallback> Shard<C> {
         }
     }
 
-    pub(crate) fn stats(&self) -> Stats {
+    pub(super) fn stats(&self) -> Stats {
         let Counters {
             failed,
             bytes_read,
@@ -687,82 +637,17 @@ impl<C: IOCallback> Shard<C> {
     }
 
     /// The configuration that was in force at the start: the driver is never AUTO.
-    pub(crate) fn config(&self) -> &Config {
+    pub(super) fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Which driver runs, and why not another one.
-    pub(crate) fn runs(&self) -> Runs<'_> {
-        let Passed { mut uring_errno, mut aio_errno, ref reason } = self.passed;
-        let text = |text: String| CString::new(text).unwrap_or_default();
-        let reason = self.reasons[0].get_or_init(|| text(reason.clone()));
-        let Some(&errno) = self.core.broken.get() else {
-            return Runs { driver: self.config.driver, uring_errno, aio_errno, reason };
-        };
-        match self.config.driver {
-            Driver::Aio => aio_errno = errno,
-            _ => uring_errno = errno,
-        }
-        let reason = self.reasons[1].get_or_init(|| {
-            let error = io::Error::from_raw_os_error(errno);
-            let name = self.config.driver.name();
-            text(format!("{name}: forbidden or broken while it ran, the pool goes on ({error})"))
-        });
-        Runs { driver: Driver::Pool, uring_errno, aio_errno, reason }
+    /// The errno with which the kernel interface broke, if it did.
+    pub(super) fn broken(&self) -> Option<Errno> {
+        self.core.broken.get().copied()
     }
 
-    pub(crate) fn worker_threads(&self) -> u32 {
-        self.workers.threads()
-    }
-}
-
-/// Events that are handed over together, at its end at the latest.
-pub(crate) struct Batch<'a, C: IOCallback> {
-    shared: &'a Shard<C>,
-    here: Here,
-    /// Each is tied to the one before it.
-    newest: Option<IOEvent<C>>,
-}
-
-impl<C: IOCallback> Batch<'_, C> {
-    /// Adds an event, waiting as a submit does. One that is not accepted comes back as it was.
-    #[inline(always)]
-    pub(crate) fn add(&mut self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, Errno)> {
-        let Batch { shared, here, .. } = *self;
-        // To wait for its own events would be to wait for ever.
-        if let Err(errno) = shared.accept(&event, here, true, || self.hand_over()) {
-            return Err((event, errno));
-        }
-        if shared.config.merge_limit == 0 {
-            shared.hand_over(event, here);
-            return Ok(());
-        }
-        if let Some(older) = self.newest.take() {
-            event.set_link(Link::Batched(older));
-        }
-        self.newest = Some(event);
-        Ok(())
-    }
-
-    fn hand_over(&mut self) {
-        let mut rest = self.newest.take();
-        let mut oldest = None;
-        while let Some(event) = rest {
-            rest = merge::untie(&event);
-            if let Some(newer) = oldest.take() {
-                event.set_link(Link::Batched(newer));
-            }
-            oldest = Some(event);
-        }
-        if let Some(batch) = oldest {
-            self.shared.hand_over(batch, self.here);
-        }
-    }
-}
-
-impl<C: IOCallback> Drop for Batch<'_, C> {
-    fn drop(&mut self) {
-        self.hand_over();
+    pub(super) fn workers(&self) -> &IOWorkers<C> {
+        &self.workers
     }
 }
 

@@ -35,6 +35,8 @@ const ORDER: [Driver; 3] = [Driver::Uring, Driver::Aio, Driver::Pool];
 pub(crate) struct Wish {
     pub driver: Driver,
     pub depth: u32,
+    /// How far the depth may be lowered.
+    pub least: u32,
     pub sqpoll: bool,
     pub iopoll: bool,
 }
@@ -72,7 +74,7 @@ impl Passed {
         self.say(&refusal.advice);
     }
 
-    fn say(&mut self, what: &str) {
+    pub(crate) fn say(&mut self, what: &str) {
         log(Level::Warn, || what.into());
         if !self.reason.is_empty() {
             self.reason.push_str("; ");
@@ -139,14 +141,14 @@ fn make(
             known(driver)?;
             let Wish { sqpoll, iopoll, .. } = wish;
             let ring = |depth| Uring::new(Options { depth, sqpoll, iopoll, wake });
-            let (ring, depth) = fit(wish.depth, &[libc::ENOMEM], ring, passed)?;
+            let (ring, depth) = fit(wish, &[libc::ENOMEM], ring, passed)?;
             Ok((Chosen::Uring(ring), depth))
         }
         Driver::Aio => {
             known(driver)?;
             let too_large = [libc::EAGAIN, libc::ENOMEM];
             let context = |depth| Aio::new(depth, wake);
-            let (context, depth) = fit(wish.depth, &too_large, context, passed)?;
+            let (context, depth) = fit(wish, &too_large, context, passed)?;
             Ok((Chosen::Aio(context), depth))
         }
     }
@@ -154,12 +156,12 @@ fn make(
 
 /// Makes something with the largest depth that it can be made with.
 fn fit<T>(
-    wanted: u32,
+    wish: Wish,
     too_large: &[i32],
     make: impl Fn(u32) -> Result<T, Refusal>,
     passed: &mut Passed,
 ) -> Result<(T, u32), Refusal> {
-    let mut depth = wanted;
+    let mut depth = wish.depth;
     let mut first = None;
     loop {
         match make(depth) {
@@ -169,9 +171,9 @@ fn fit<T>(
                 }
                 return Ok((made, depth));
             }
-            Err(refusal) if too_large.contains(&refusal.errno) && depth > MIN_DEPTH => {
+            Err(refusal) if too_large.contains(&refusal.errno) && depth > wish.least => {
                 first.get_or_insert(refusal);
-                depth = (depth / 2).max(MIN_DEPTH);
+                depth = (depth / 2).max(wish.least);
             }
             Err(refusal) => return Err(first.unwrap_or(refusal)),
         }

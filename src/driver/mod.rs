@@ -189,6 +189,14 @@ impl Refusal {
         let error = io::Error::from_raw_os_error(errno);
         Refusal { errno, advice: format!("{}: {what} ({error}, depth {depth})", driver.name()) }
     }
+
+    /// For `map_err`, where it has nothing to do with which driver it is.
+    pub(crate) fn because(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Refusal {
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+            advice: format!("{what} ({error})"),
+        }
+    }
 }
 
 /// Whether a system call answers so where a filter or a switch keeps it from the process.

@@ -1,6 +1,5 @@
 //! Contexts and callback threads: made, asked, drained, polled, freed.
 
-use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::raw::{c_char, c_int};
 use std::ptr::NonNull;
@@ -8,7 +7,7 @@ use std::sync::Arc;
 
 use super::{answer, done, errno_of, guard, read_struct, write_struct, CCallback, Versioned};
 use crate::callback_worker::IOWorkers;
-use crate::context::{Config, Runs, Shard, Stats};
+use crate::context::{Config, Runs, Shard, Shards, Stats};
 use crate::driver::Driver;
 use crate::fork;
 use crate::gate::{deadline_after, Deadline};
@@ -63,11 +62,11 @@ pub struct ioe_config {
     pub size: usize,
     /// One of `ioe_driver`. Default `IOE_DRIVER_AUTO`.
     pub driver: i32,
-    /// Operations in the kernel at once: 1 to 32768. Where the machine's limits do not allow it,
+    /// Operations in the kernel at once, of each reactor: 1 to 32768. Where the machine's limits do not allow it,
     /// half of it is tried, and half of that, down to 16; `ioe_info` says what runs. Default 128.
     pub depth: u32,
-    /// Accepted events whose callback has not started: 1 to 1048576. Beyond it `ioe_submit`
-    /// waits. Events submitted inside callbacks are never refused, and take no room from those
+    /// Accepted events whose callback has not started, of each reactor: 1 to 1048576. Beyond it
+    /// `ioe_submit` waits. Events submitted inside callbacks are never refused, and take no room from those
     /// outside. Default 1024.
     pub queue_size: u32,
     /// Callback threads: 0 to 256. With 0, callbacks run on the driver thread. Ignored with
@@ -88,8 +87,14 @@ pub struct ioe_config {
     /// `IOE_POLLED` that is inside `ioe_poll`, and for what `ioe_submit_wait` does on the calling
     /// thread, when that returns. 0: never. Default 0.
     pub stall_ms: u32,
-    /// Must be 0.
-    pub reserved: u32,
+    /// Reactors: 1 to 64; 0 counts as 1, and with `IOE_POLLED` there is one. Each has its own ring
+    /// or what the driver has instead, its own driver thread, `depth` and `queue_size`; callback
+    /// threads serve all. Reads go to any: a thread submits its reads to one of them, threads take
+    /// turns in the choice, and a driver thread is its own. Writes, syncs and fallocates go by their
+    /// descriptor, those of one to one, so that barriers and joined syncs mean what they mean with
+    /// one reactor. Each pins memory of its own: where a limit allows fewer, there are fewer, and
+    /// `ioe_info` says how many and why. Default 1.
+    pub reactors: u32,
 }
 
 // SAFETY: repr(C), led by its size, integers and one pointer, 48 bytes without padding.
@@ -104,10 +109,10 @@ pub struct ioe_info {
     /// The driver in use, one of `ioe_driver`, never `IOE_DRIVER_AUTO`. It becomes
     /// `IOE_DRIVER_POOL` where the kernel forbids another one while it runs.
     pub driver: i32,
-    /// Operations in the kernel at once, in force: lower than asked for where a limit was in the
-    /// way.
+    /// Operations in the kernel at once, of each reactor, in force: lower than asked for where a
+    /// limit was in the way.
     pub depth: u32,
-    /// Accepted events whose callback has not started, in force.
+    /// Accepted events whose callback has not started, of each reactor, in force.
     pub queue_size: u32,
     /// Callback threads; 0 with `IOE_POLLED`.
     pub workers: u32,
@@ -119,15 +124,21 @@ pub struct ioe_info {
     pub uring_errno: i32,
     /// Why Linux AIO was passed over or given up, a positive errno; 0 where not tried or fine.
     pub aio_errno: i32,
-    /// One sentence that a person can act on: why other drivers were passed over, or the depth
-    /// is lower than asked for; "" where there is none. Lives as long as the context.
+    /// One sentence that a person can act on: why other drivers were passed over, the depth is
+    /// lower than asked for, or there are fewer reactors; "" where there is none. Lives as long as
+    /// the context.
     pub reason: *const c_char,
+    /// Reactors in force: fewer than asked for where a limit was in the way.
+    pub reactors: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
-// SAFETY: repr(C), led by its size, integers and one pointer, 48 bytes without padding.
+// SAFETY: repr(C), led by its size, integers and one pointer, 56 bytes without padding.
 unsafe impl Versioned for ioe_info {}
 
-/// Counters since the context was made. Each is read by itself: they may be an instant apart.
+/// Counters since the context was made, of all its reactors together. Each is read by itself: they
+/// may be an instant apart.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ioe_stats {
@@ -171,54 +182,38 @@ const DEFAULTS: ioe_config = ioe_config {
     flags: 0,
     shared: std::ptr::null_mut(),
     stall_ms: 0,
-    reserved: 0,
+    reactors: 1,
 };
 
 /// A context as long as a call is inside it: its memory outlives every caller that entered before
-/// it was freed. The reactor's own thread needs no count, because the context outlives it, or it
-/// is the one that frees.
+/// it was freed. A reactor's own thread needs no count, because the context outlives it, or it is the
+/// one that frees; others are counted where not all of them write.
 pub(super) struct Inside {
-    shared: ManuallyDrop<Arc<Shard<CCallback>>>,
-    counted: bool,
+    shards: NonNull<Shards<CCallback>>,
+    _counted: Option<Arc<Shard<CCallback>>>,
 }
 
 impl Inside {
     /// # Safety
     /// The pointer is NULL or a context that was not freed.
+    #[inline]
     pub(super) unsafe fn enter(context: *const ioe_context) -> Result<Self, i32> {
-        let raw = NonNull::new(context.cast_mut()).ok_or(libc::EINVAL)?;
+        let handle = NonNull::new(context.cast_mut()).ok_or(libc::EINVAL)?;
+        let shards = handle.cast::<Shards<CCallback>>();
         // SAFETY: by the caller's promise; the handle is the pointer of an Arc.
-        let shared = ManuallyDrop::new(unsafe {
-            Arc::from_raw(raw.as_ptr().cast_const().cast::<Shard<CCallback>>())
-        });
-        let counted = !shared.is_reactors_thread();
-        if counted {
-            std::mem::forget(Arc::clone(&shared));
-        }
-        Ok(Inside { shared, counted })
-    }
-}
-
-impl Inside {
-    /// For what lives longer than the call.
-    pub(super) fn share(&self) -> Arc<Shard<CCallback>> {
-        Arc::clone(&self.shared)
+        let home = unsafe { shards.as_ref() }.home();
+        let counted = !home.is_reactors_thread();
+        Ok(Inside { shards, _counted: counted.then(|| Arc::clone(home)) })
     }
 }
 
 impl Deref for Inside {
-    type Target = Shard<CCallback>;
-    fn deref(&self) -> &Self::Target {
-        &self.shared
-    }
-}
+    type Target = Shards<CCallback>;
 
-impl Drop for Inside {
-    fn drop(&mut self) {
-        if self.counted {
-            // SAFETY: gives back what `enter` took.
-            unsafe { ManuallyDrop::drop(&mut self.shared) }
-        }
+    #[inline]
+    fn deref(&self) -> &Self::Target {
+        // SAFETY: it outlives this call, as said above.
+        unsafe { self.shards.as_ref() }
     }
 }
 
@@ -259,9 +254,10 @@ pub unsafe extern "C" fn ioe_config_init(cfg: *mut ioe_config, size: usize) -> c
 ///
 /// Returns 0, or:
 /// - `-EINVAL`: `out` is NULL; `size` is below 8 or no multiple of 8; a field is out of its range;
-///   an unknown bit in `flags`, or `reserved` not 0; `IOE_IOPOLL` without `IOE_POLLED`; `IOE_POLLED` with `shared`;
-///   `IOE_SQPOLL` or `IOE_IOPOLL` with `IOE_DRIVER_AIO` or `IOE_DRIVER_POOL`; `IOE_DRIVER` in the
-///   environment names no driver; or the kernel lacks what `flags` ask for.
+///   an unknown bit in `flags`; `IOE_IOPOLL` without `IOE_POLLED`; `IOE_POLLED` with `shared`, or
+///   with more than one of `reactors`; `IOE_SQPOLL` or `IOE_IOPOLL` with `IOE_DRIVER_AIO` or
+///   `IOE_DRIVER_POOL`; `IOE_DRIVER` in the environment names no driver; or the kernel lacks what
+///   `flags` ask for.
 /// - `-E2BIG`: `size` is larger than the library's and bytes beyond it are not 0, or above 4096.
 /// - `-EPERM`: the named driver is forbidden by seccomp, or by sysctl kernel.io_uring_disabled.
 /// - `-ENOSYS`: the named driver is not in this kernel, or hidden by seccomp.
@@ -285,8 +281,8 @@ pub unsafe extern "C" fn ioe_context_new(
         }
         // SAFETY: by the caller's promise.
         match unsafe { new_context(cfg) } {
-            Ok(shared) => {
-                let handle = Arc::into_raw(shared).cast_mut().cast();
+            Ok(shards) => {
+                let handle = Arc::into_raw(shards).cast_mut().cast();
                 // SAFETY: by the caller's promise.
                 unsafe { out.write(handle) }
                 0
@@ -298,7 +294,7 @@ pub unsafe extern "C" fn ioe_context_new(
 
 /// # Safety
 /// `cfg` is NULL or has as many readable bytes as its `size` says.
-unsafe fn new_context(cfg: *const ioe_config) -> Result<Arc<Shard<CCallback>>, i32> {
+unsafe fn new_context(cfg: *const ioe_config) -> Result<Arc<Shards<CCallback>>, i32> {
     let cfg = match cfg.is_null() {
         true => DEFAULTS,
         // SAFETY: by the caller's promise.
@@ -306,7 +302,7 @@ unsafe fn new_context(cfg: *const ioe_config) -> Result<Arc<Shard<CCallback>>, i
     };
     let polled = cfg.flags & POLLED != 0;
     let known = POLLED | SQPOLL | IOPOLL | NO_SYNC_GROUP;
-    if cfg.flags & !known != 0 || cfg.reserved != 0 || polled && !cfg.shared.is_null() {
+    if cfg.flags & !known != 0 || polled && !cfg.shared.is_null() {
         return Err(libc::EINVAL);
     }
     let config = Config {
@@ -319,6 +315,7 @@ unsafe fn new_context(cfg: *const ioe_config) -> Result<Arc<Shard<CCallback>>, i
         iopoll: cfg.flags & IOPOLL != 0,
         sync_groups: cfg.flags & NO_SYNC_GROUP == 0,
         stall_ms: cfg.stall_ms,
+        reactors: cfg.reactors,
     };
     config.check().map_err(|error| errno_of(&error))?;
     // SAFETY: NULL, or callback threads that outlive the context by the caller's promise.
@@ -328,7 +325,7 @@ unsafe fn new_context(cfg: *const ioe_config) -> Result<Arc<Shard<CCallback>>, i
         None if polled => IOWorkers::try_new(0).map_err(|error| errno_of(&error))?,
         None => IOWorkers::try_new(cfg.workers).map_err(|error| errno_of(&error))?,
     };
-    Shard::new(config, &workers).map_err(|error| errno_of(&error))
+    Shards::new(config, &workers).map_err(|error| errno_of(&error))
 }
 
 /// Fills a caller's struct with what is seen of a context.
@@ -386,6 +383,8 @@ pub unsafe extern "C" fn ioe_context_info(
             uring_errno,
             aio_errno,
             reason: reason.as_ptr(),
+            reactors: context.reactors(),
+            reserved: 0,
         }
     };
     // SAFETY: by the caller's promise.
@@ -485,18 +484,18 @@ pub unsafe extern "C" fn ioe_context_free(ctx: *mut ioe_context) -> c_int {
     guard(|| {
         let Some(raw) = NonNull::new(ctx) else { return -libc::EINVAL };
         // SAFETY: by the caller's promise; the handle is the pointer of an Arc.
-        let shared: Arc<Shard<CCallback>> =
+        let shards: Arc<Shards<CCallback>> =
             unsafe { Arc::from_raw(raw.as_ptr().cast_const().cast()) };
-        if shared.check_process().is_err() {
-            shared.abandon_in_child();
+        if shards.check_process().is_err() {
+            shards.abandon_in_child();
             return 0;
         }
-        if let Err(errno) = shared.shut_down() {
-            std::mem::forget(shared);
+        if let Err(errno) = shards.shut_down() {
+            std::mem::forget(shards);
             return -errno;
         }
         // Callers that were inside are on their way out.
-        while Arc::strong_count(&shared) > 1 {
+        while shards.is_held() {
             std::thread::yield_now();
         }
         0

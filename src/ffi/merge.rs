@@ -69,7 +69,7 @@ pub unsafe extern "C" fn ioe_merger_new(
         // SAFETY: by the caller's promise.
         let context = unsafe { Inside::enter(ctx) };
         done(context.and_then(|context| {
-            let merger = Merger::new(context.share(), fd, action, limit)?;
+            let merger = Merger::new(&context, fd, action, limit)?;
             // SAFETY: by the caller's promise.
             unsafe { out.write(Box::into_raw(Box::new(merger)).cast()) }
             Ok(())

@@ -14,15 +14,17 @@ use crate::driver::direct;
 use crate::reactor::report_stall;
 use crate::stats::Counters;
 use crate::tasks::{Extent, IOAction, IOCallback, IOEvent, Op};
-use crate::thread::{here, in_callback_of, Here};
+use crate::thread::{here, Here};
 
 impl<C: IOCallback> Shard<C> {
-    /// Runs an event and waits for it, and returns its result. Its callback is not called.
-    pub(crate) fn submit_wait(&self, event: &mut IOEvent<C>) -> Result<i64, Errno> {
-        self.check_process()?;
-        if in_callback_of(self.ledger(), 0) {
-            return Err(libc::EDEADLK);
-        }
+    /// Runs an event and waits for it, and returns its result. Its callback is not called. Not in a
+    /// callback of the context. `reactors` says that a reactor's thread of the context calls, from the
+    /// program's log function.
+    pub(in crate::context) fn submit_wait(
+        &self,
+        event: &mut IOEvent<C>,
+        reactors: bool,
+    ) -> Result<i64, Errno> {
         let here = here();
         self.launch(event, here)?;
         // What the calling thread cannot do by itself; the owner of a polled context cannot sleep until
@@ -32,7 +34,7 @@ impl<C: IOCallback> Shard<C> {
             sync && self.config.polled && self.core.callers.reactor_comes(event.fd());
         let is_reactors = event.is_barrier() || event.is_timed() || event.priority() != 0;
         if is_reactors || reactors_turn {
-            return self.run_there(event, here).inspect_err(|_| event.abort_launch());
+            return self.run_there(event, here, reactors).inspect_err(|_| event.abort_launch());
         }
         let accept = || self.ledger().accept(false);
         let accepted = match event.is_write() {
@@ -46,7 +48,7 @@ impl<C: IOCallback> Shard<C> {
         event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
         // In a callback, the end of another one's sync might wait for this one's; in the program's log
         // function, on the reactor's thread, it does.
-        let beside = here.in_callback || !self.config.polled && self.is_reactors_thread();
+        let beside = here.in_callback || !self.config.polled && reactors;
         Ok(match sync && !beside {
             true => self.sync_here(event),
             false => self.run_here(event),
@@ -185,9 +187,9 @@ impl<C: IOCallback> Shard<C> {
     }
 
     /// Has the reactor do an event, and waits for it.
-    fn run_there(&self, event: &mut IOEvent<C>, here: Here) -> Result<i64, Errno> {
+    fn run_there(&self, event: &mut IOEvent<C>, here: Here, reactors: bool) -> Result<i64, Errno> {
         let seat = self.seat(here)?;
-        if seat.map_or(self.is_reactors_thread(), |seat| seat.busy.get()) {
+        if seat.map_or(reactors, |seat| seat.busy.get()) {
             // In the program's log function.
             return Err(libc::EDEADLK);
         }

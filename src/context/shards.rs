@@ -1,0 +1,379 @@
+//! The reactors of a context, and which of them an event goes to.
+//!
+//! Each is a [`Shard`] of its own, with its own driver, queue, depth and counts; they share the
+//! callback threads and nothing that is written while events come and go. Reads may go to any of them:
+//! each thread has one, and a reactor's thread itself. Writes, syncs and fallocates of a descriptor go
+//! to one, because a barrier waits for the writes before it, and syncs are joined, inside of a reactor.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::RawFd;
+use std::ptr;
+use std::sync::Arc;
+
+use crossfire::flavor::Flavor;
+use crossfire::AsyncRx;
+use once_cell::sync::OnceCell;
+
+use super::shard::{Place, Shard};
+use super::{Config, Errno, Stats, MAX_REACTORS};
+use crate::callback_worker::IOWorkers;
+use crate::driver::choice::{Passed, MIN_DEPTH};
+use crate::driver::Driver;
+use crate::gate::{Deadline, Gate};
+use crate::gathered::Gathered;
+use crate::log::{log, Level};
+use crate::merge;
+use crate::tasks::{IOAction, IOCallback, IOEvent, Link};
+use crate::thread::{here, in_callback_of, number, Here};
+
+/// The part of a context that its handle stands for.
+pub(crate) struct Shards<C: IOCallback> {
+    /// At least one; a polled context has one.
+    list: Box<[Arc<Shard<C>>]>,
+    passed: Passed,
+    /// What a program is told of `passed`, and of a driver that broke since.
+    reasons: [OnceCell<CString>; 2],
+}
+
+/// What runs now.
+pub(crate) struct Runs<'a> {
+    pub driver: Driver,
+    pub uring_errno: Errno,
+    pub aio_errno: Errno,
+    pub reason: &'a CStr,
+}
+
+impl<C: IOCallback> Shards<C> {
+    /// A context with channels of its own. The first reactor chooses the driver and the depth. Where
+    /// a later one cannot be had just so, there are fewer.
+    pub(crate) fn new(config: Config, workers: &IOWorkers<C>) -> io::Result<Arc<Self>> {
+        // Before it costs gigabytes.
+        config.check()?;
+        let settled: Arc<Gate> = Arc::default();
+        let place = |number, least| Place { number, least, settled: settled.clone() };
+        let wanted = config.reactors.max(1);
+        let (first, mut passed) = Shard::new(config, place(0, MIN_DEPTH), workers)?;
+        let config = first.config().clone();
+        let mut list = vec![first];
+        for number in 1..wanted {
+            match Shard::new(config.clone(), place(number, config.depth), workers) {
+                Ok((shard, _)) => list.push(shard),
+                Err(refusal) => {
+                    let advice = refusal.advice;
+                    passed.say(&format!("{advice}: {number} of {wanted} reactors are used"));
+                    break;
+                }
+            }
+        }
+        Ok(Self::of_list(list, passed))
+    }
+
+    /// A context that drains a channel of somebody else's.
+    pub(super) fn draining<Q: Flavor<Item = IOEvent<C>>>(
+        config: Config,
+        receiver: AsyncRx<Q>,
+        workers: &IOWorkers<C>,
+    ) -> io::Result<Arc<Self>> {
+        config.check()?;
+        let place = Place { number: 0, least: MIN_DEPTH, settled: Arc::default() };
+        let (shard, passed) = Shard::draining(config, place, receiver, workers)?;
+        Ok(Self::of_list(vec![shard], passed))
+    }
+
+    fn of_list(list: Vec<Arc<Shard<C>>>, passed: Passed) -> Arc<Self> {
+        let Config { driver, depth, .. } = *list[0].config();
+        let (name, count) = (driver.name(), list.len());
+        log(Level::Info, || format!("context on {name}, depth {depth}, reactors: {count}"));
+        Arc::new(Shards { list: list.into(), passed, reasons: Default::default() })
+    }
+
+    /// Polled contexts around any interfaces, as one.
+    #[cfg(test)]
+    pub(crate) fn over<I: crate::driver::Interface + 'static>(
+        config: Config,
+        interfaces: impl IntoIterator<Item = I>,
+    ) -> Arc<Self> {
+        let settled: Arc<Gate> = Arc::default();
+        let shard = |interface| {
+            let place = Place { number: 0, least: MIN_DEPTH, settled: settled.clone() };
+            Shard::over(config.clone(), place, interface)
+        };
+        Self::of_list(interfaces.into_iter().map(shard).collect(), Passed::default())
+    }
+
+    /// Where the calling thread's reads go: on a reactor's own thread, to that one.
+    #[inline]
+    fn own(&self) -> usize {
+        match self.list.len() {
+            1 => 0,
+            count => number() as usize % count,
+        }
+    }
+
+    /// Where events of this descriptor and action go.
+    #[inline]
+    fn index(&self, fd: RawFd, action: IOAction) -> usize {
+        /// 2^32 divided by the golden ratio: neighbouring numbers end up far apart.
+        const SPREAD: u32 = 0x9e37_79b9;
+        match self.list.len() {
+            1 => 0,
+            _ if action == IOAction::Read => self.own(),
+            count => {
+                let spread = (fd as u32).wrapping_mul(SPREAD);
+                ((u64::from(spread) * count as u64) >> 32) as usize
+            }
+        }
+    }
+
+    /// The reactor for events of this descriptor and action.
+    #[inline]
+    pub(crate) fn of(&self, fd: RawFd, action: IOAction) -> &Arc<Shard<C>> {
+        &self.list[self.index(fd, action)]
+    }
+
+    /// The one for the calling thread: as long as it is held, the context's memory stays.
+    #[inline]
+    pub(crate) fn home(&self) -> &Arc<Shard<C>> {
+        &self.list[self.own()]
+    }
+
+    /// Whether somebody holds one of them.
+    pub(crate) fn is_held(&self) -> bool {
+        self.list.iter().any(|shard| Arc::strong_count(shard) > 1)
+    }
+
+    /// Fails in a forked child with `EOWNERDEAD`: nothing of the parent's context works there.
+    #[inline]
+    pub(crate) fn check_process(&self) -> Result<(), Errno> {
+        self.home().check_process()
+    }
+
+    /// Hands an event in, or joined ones. What is not accepted comes back as it was. The caller has
+    /// asked `check_process`.
+    #[inline]
+    pub(crate) fn submit(
+        &self,
+        event: IOEvent<C>,
+        may_wait: bool,
+    ) -> Result<(), (IOEvent<C>, Errno)> {
+        self.of(event.fd(), event.kind()).submit(event, may_wait)
+    }
+
+    /// A batch: its events reach each reactor together, so that it can join them.
+    pub(crate) fn batch(&self) -> Batch<'_, C> {
+        let newest = [const { None }; MAX_REACTORS as usize];
+        Batch { shards: self, here: here(), newest }
+    }
+
+    /// Runs an event and waits for it, and returns its result. Its callback is not called.
+    pub(crate) fn submit_wait(&self, event: &mut IOEvent<C>) -> Result<i64, Errno> {
+        self.check_process()?;
+        self.check_outside(0)?;
+        let reactors = self.is_reactors_thread();
+        self.of(event.fd(), event.kind()).submit_wait(event, reactors)
+    }
+
+    /// Fails inside a callback of the context, or of another one on these workers: either could wait
+    /// for itself.
+    fn check_outside(&self, workers: usize) -> Result<(), Errno> {
+        let has = |ledger| self.list.iter().any(|shard| ptr::eq(shard.ledger(), ledger));
+        match in_callback_of(has, workers) {
+            true => Err(libc::EDEADLK),
+            false => Ok(()),
+        }
+    }
+
+    /// Asks for an event back; `ENOENT` where none of this id is in flight here.
+    pub(crate) fn cancel(&self, id: u64) -> Result<(), Errno> {
+        let all = self.list.iter().map(|shard| shard.cancel(id));
+        { all }.find(|found| *found != Err(libc::ENOENT)).unwrap_or(Err(libc::ENOENT))
+    }
+
+    /// Runs callbacks of a polled context; `EINVAL` for one that has threads.
+    pub(crate) fn poll(&self, min: u32, deadline: Deadline) -> Result<u32, Errno> {
+        self.check_process()?;
+        self.check_outside(0)?;
+        self.list[0].poll(min, deadline)
+    }
+
+    /// The descriptor that is readable when a poll would hand something out.
+    pub(crate) fn notify_descriptor(&self) -> Result<RawFd, Errno> {
+        self.list[0].notify_descriptor()
+    }
+
+    /// Waits for the callbacks of everything accepted before the call.
+    pub(crate) fn drain(&self, deadline: Deadline) -> Result<(), Errno> {
+        self.check_process()?;
+        self.check_outside(self.list[0].workers().id())?;
+        match self.wait_drained(deadline)? {
+            true => Ok(()),
+            false => Err(libc::ETIMEDOUT),
+        }
+    }
+
+    fn wait_drained(&self, deadline: Deadline) -> Result<bool, Errno> {
+        // All before the first wait: what comes later holds nothing back.
+        let points: Vec<u64> = self.list.iter().map(|shard| shard.ledger().drain_point()).collect();
+        let all = || self.list.iter().zip(&points);
+        if self.config().polled {
+            for (shard, point) in all() {
+                if !shard.poll_until_drained(*point, deadline)? {
+                    return Ok(false);
+                }
+            }
+            return Ok(true);
+        }
+        // Each is asked every time: that is what closes its epochs.
+        let drained =
+            || all().fold(true, |all, (shard, &point)| shard.ledger().drained(point) && all);
+        let settled = || {
+            let drained = drained();
+            if !drained {
+                // Again for what was gathered since, where the drain needs that.
+                self.list.iter().for_each(|shard| shard.flush_gathered());
+            }
+            drained
+        };
+        Ok(self.list[0].ledger().wait_settled(deadline, settled))
+    }
+
+    /// From here on no merger is made; `EBUSY` where there is one.
+    fn close_gathered(&self) -> Result<(), Errno> {
+        match Gathered::close(self.list.iter().map(|shard| &shard.gathered)) {
+            true => Ok(()),
+            false => Err(libc::EBUSY),
+        }
+    }
+
+    /// Lets the reactors' threads end when they have nothing left to do.
+    pub(super) fn stop(&self) {
+        self.list.iter().for_each(|shard| shard.stop());
+    }
+
+    /// Refuses new events, completes all accepted ones, runs their callbacks, ends the threads.
+    pub(crate) fn shut_down(&self) -> Result<(), Errno> {
+        self.check_process()?;
+        self.check_outside(self.list[0].workers().id())?;
+        for shard in &self.list {
+            shard.claim_end(|| self.close_gathered())?;
+        }
+        let finish = || {
+            for shard in &self.list {
+                shard.ledger().close();
+            }
+            self.wait_drained(None).map(|_| ())
+        };
+        // A foreign channel is emptied by the reactor before it ends, and counted in by it; nothing
+        // may be closed before that.
+        if !self.list[0].is_foreign() {
+            finish()?;
+        }
+        self.stop();
+        self.list.iter().for_each(|shard| shard.join());
+        finish()
+    }
+
+    /// What a forked child may do with its copy: see [`Shard::abandon_in_child`].
+    pub(crate) fn abandon_in_child(&self) {
+        self.list.iter().for_each(|shard| shard.clone().abandon_in_child());
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.list.iter().fold(Stats::default(), |sum, shard| sum.plus(&shard.stats()))
+    }
+
+    /// Whether this is the thread of a reactor of the context, which outlives it.
+    #[inline]
+    pub(crate) fn is_reactors_thread(&self) -> bool {
+        self.home().is_reactors_thread()
+    }
+
+    /// The configuration of each reactor that was in force at the start: the driver is never AUTO.
+    pub(crate) fn config(&self) -> &Config {
+        self.list[0].config()
+    }
+
+    pub(crate) fn reactors(&self) -> u32 {
+        self.list.len() as u32
+    }
+
+    pub(crate) fn worker_threads(&self) -> u32 {
+        self.list[0].workers().threads()
+    }
+
+    /// Which driver runs, and why not another one.
+    pub(crate) fn runs(&self) -> Runs<'_> {
+        let Passed { mut uring_errno, mut aio_errno, ref reason } = self.passed;
+        let driver = self.config().driver;
+        let text = |text: String| CString::new(text).unwrap_or_default();
+        let Some(errno) = self.list.iter().find_map(|shard| shard.broken()) else {
+            let reason = self.reasons[0].get_or_init(|| text(reason.clone()));
+            return Runs { driver, uring_errno, aio_errno, reason };
+        };
+        match driver {
+            Driver::Aio => aio_errno = errno,
+            _ => uring_errno = errno,
+        }
+        let reason = self.reasons[1].get_or_init(|| {
+            let error = io::Error::from_raw_os_error(errno);
+            let name = driver.name();
+            text(format!("{name}: forbidden or broken while it ran, the pool goes on ({error})"))
+        });
+        Runs { driver: Driver::Pool, uring_errno, aio_errno, reason }
+    }
+}
+
+/// Events that are handed over together, at its end at the latest.
+pub(crate) struct Batch<'a, C: IOCallback> {
+    shards: &'a Shards<C>,
+    here: Here,
+    /// For each reactor. Each event is tied to the one before it.
+    newest: [Option<IOEvent<C>>; MAX_REACTORS as usize],
+}
+
+impl<C: IOCallback> Batch<'_, C> {
+    /// Adds an event, waiting as a submit does. One that is not accepted comes back as it was.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, Errno)> {
+        let Batch { shards, here, .. } = *self;
+        let index = shards.index(event.fd(), event.kind());
+        let shard = &shards.list[index];
+        // To wait for its own events would be to wait for ever.
+        if let Err(errno) = shard.accept(&event, here, true, || self.hand_over()) {
+            return Err((event, errno));
+        }
+        if shard.config().merge_limit == 0 {
+            shard.hand_over(event, here);
+            return Ok(());
+        }
+        if let Some(older) = self.newest[index].take() {
+            event.set_link(Link::Batched(older));
+        }
+        self.newest[index] = Some(event);
+        Ok(())
+    }
+
+    fn hand_over(&mut self) {
+        for (shard, newest) in self.shards.list.iter().zip(&mut self.newest) {
+            let mut rest = newest.take();
+            let mut oldest = None;
+            while let Some(event) = rest {
+                rest = merge::untie(&event);
+                if let Some(newer) = oldest.take() {
+                    event.set_link(Link::Batched(newer));
+                }
+                oldest = Some(event);
+            }
+            if let Some(batch) = oldest {
+                shard.hand_over(batch, self.here);
+            }
+        }
+    }
+}
+
+impl<C: IOCallback> Drop for Batch<'_, C> {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}
