@@ -57,7 +57,7 @@ pub(crate) enum Verdict {
 }
 
 impl Attempt {
-    /// A first one, for the whole of a plain event, or as much of it as one operation may move.
+    /// A first one, for all that is left of a plain event.
     #[inline(always)]
     pub(crate) fn of(op: &Op) -> Self {
         Attempt { asked: op.len, ..Attempt::default() }

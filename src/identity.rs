@@ -34,6 +34,10 @@ pub(crate) enum State {
 const STATE: u64 = 3;
 const LIFE: u64 = STATE + 1;
 
+/// What [`Cell::owned`] saw.
+#[derive(Clone, Copy)]
+pub(crate) struct Owned(u64);
+
 pub(crate) struct Cell {
     /// The life times four, and the state.
     word: AtomicU64,
@@ -154,13 +158,18 @@ impl Cell {
         self.word.store(self.word.load(Relaxed) & !STATE | state as u64, Release);
     }
 
-    /// Takes the event from its caller; false where somebody else did, or it is not prepared.
+    /// The event as its caller has it, prepared; for `launch`.
     #[inline(always)]
-    pub(crate) fn launch(&self) -> bool {
+    pub(crate) fn owned(&self) -> Option<Owned> {
         let word = self.word.load(Relaxed);
-        let in_flight = word & !STATE | State::InFlight as u64;
-        word & STATE == State::Owned as u64
-            && self.word.compare_exchange(word, in_flight, Acquire, Relaxed).is_ok()
+        (word & STATE == State::Owned as u64).then_some(Owned(word))
+    }
+
+    /// Takes the event from its caller; false where somebody else did.
+    #[inline(always)]
+    pub(crate) fn launch(&self, Owned(word): Owned) -> bool {
+        let in_flight = word ^ (State::Owned as u64 ^ State::InFlight as u64);
+        self.word.compare_exchange(word, in_flight, Acquire, Relaxed).is_ok()
     }
 
     /// A context accepts the event: from here on it can be cancelled.
@@ -202,8 +211,9 @@ mod tests {
         cell.renew(State::Owned);
         let id = cell.id();
         assert!(!Cell::cancel(id, &mine), "not in flight");
-        assert!(cell.launch());
-        assert!(!cell.launch(), "once");
+        let owned = cell.owned().unwrap();
+        assert!(cell.launch(owned));
+        assert!(!cell.launch(owned), "once");
         assert!(!Cell::cancel(id, &mine), "not accepted");
         cell.set_owner(&mine);
         assert!(!Cell::cancel(id, &other), "in another context");
@@ -211,7 +221,7 @@ mod tests {
         assert!(Cell::cancel(id, &mine) && Cell::cancel(id, &mine));
         assert!(cell.is_cancelled());
         cell.renew(State::Owned);
-        assert!(cell.launch());
+        assert!(cell.launch(cell.owned().unwrap()));
         cell.set_owner(&mine);
         assert!(!Cell::cancel(id, &mine), "its successor");
         assert_ne!(cell.id(), id);

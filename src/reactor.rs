@@ -297,7 +297,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn arrive(&mut self, core: &Core<C>, event: IOEvent<C>) {
         if event.is_plain() && !self.looks_at_all() {
             if let Some(number) = self.free.pop() {
-                return self.hold_plain(core, number, event);
+                self.hold_plain(core, number, event);
+                return;
             }
         }
         self.arrive_other(core, event);
@@ -307,7 +308,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     #[inline(always)]
     fn looks_at_all(&self) -> bool {
         let waits = self.waiting.merges() || !self.waiting.is_empty() || !self.issue.is_empty();
-        waits || self.may_end || self.syncs.has_barriers()
+        waits || self.may_end || self.stall.is_some() || self.syncs.has_barriers()
     }
 
     #[inline(never)]
@@ -513,19 +514,26 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         }
     }
 
-    /// The same for a plain event, where nothing waits to be issued.
+    /// The same for a plain event, where nothing waits to be issued. Whether the interface has it now.
     #[inline(always)]
-    fn hold_plain(&mut self, core: &Core<C>, number: u32, event: IOEvent<C>) {
+    fn hold_plain(&mut self, core: &Core<C>, number: u32, event: IOEvent<C>) -> bool {
         let op = event.plain_op();
         let slot = &mut self.slots[number as usize];
         slot.apart = false;
         slot.attempt = Attempt::of(&op);
-        slot.event = Some(event);
-        match self.interface.prep(number, &op) {
-            Prep::Queued => self.issued(number, op.action),
-            // It is asked once more, and again what it lacks.
-            Prep::Full | Prep::Unsupported => self.issue_later(core, number),
+        // A free one has none.
+        std::mem::forget(slot.event.replace(event));
+        if self.interface.prep(number, &op) != Prep::Queued {
+            // It is asked once more, also for what it lacks.
+            self.issue_later(core, number);
+            return false;
         }
+        slot.in_kernel = true;
+        slot.asked_back = false;
+        self.pending += 1;
+        self.counters.operations += 1;
+        self.may_extend |= op.action == IOAction::Write;
+        true
     }
 
     /// Has the operation of a slot issued when those before it have been.
@@ -559,25 +567,20 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             return true;
         }
         match self.interface.prep(number, &op) {
-            Prep::Queued => self.issued(number, op.action),
+            Prep::Queued => {
+                slot.in_kernel = true;
+                slot.asked_back = false;
+                self.pending += 1;
+                self.counters.operations += 1;
+                self.may_extend |= op.action.may_extend();
+                if let Some(stall) = self.stall {
+                    self.watch(number, stall);
+                }
+            }
             Prep::Full => return false,
             Prep::Unsupported => self.complete_unissued(core, number, libc::EOPNOTSUPP),
         }
         true
-    }
-
-    /// The interface has the operation of a slot.
-    #[inline(always)]
-    fn issued(&mut self, number: u32, action: IOAction) {
-        let slot = &mut self.slots[number as usize];
-        slot.in_kernel = true;
-        slot.asked_back = false;
-        self.pending += 1;
-        self.counters.operations += 1;
-        self.may_extend |= action.may_extend();
-        if let Some(stall) = self.stall {
-            self.watch(number, stall);
-        }
     }
 
     /// Notices since when the interface has an operation.

@@ -204,7 +204,7 @@ struct Setup {
     fd: RawFd,
     flags: u32,
     priority: u16,
-    /// A transfer from or to memory in one piece, and nothing else was set.
+    /// A transfer from or to memory in one piece, for one operation, and nothing else was set.
     plain: bool,
     /// How long it may take from its acceptance.
     limit: Option<Duration>,
@@ -311,7 +311,7 @@ impl<C> IOEvent<C> {
                     limit: None,
                 },
                 has_callback: UnsafeCell::new(false),
-                callback: UnsafeCell::new(MaybeUninit::uninit()),
+                callback: UnsafeCell::new(MaybeUninit::zeroed()),
                 link: UnsafeCell::new(Link::None),
                 progress: UnsafeCell::default(),
                 buffer: None,
@@ -366,7 +366,7 @@ impl<C> IOEvent<C> {
         offset: u64,
     ) {
         let inner = self.inner_mut();
-        let (plain, limit) = (action.is_transfer(), None);
+        let (plain, limit) = (action.is_transfer() && len <= MAX_CHUNK, None);
         inner.setup =
             Setup { offset, len, memory, action, fd, flags: 0, priority: 0, plain, limit };
         let progress = inner.progress.get_mut();
@@ -421,7 +421,8 @@ impl<C> IOEvent<C> {
         change(setup);
         let unset = (setup.flags, setup.priority, setup.limit) == (0, 0, None);
         let progress = inner.progress.get_mut();
-        setup.plain = unset && setup.action.is_transfer() && progress.segments.is_empty();
+        let one = setup.len <= MAX_CHUNK && progress.segments.is_empty();
+        setup.plain = unset && one && setup.action.is_transfer();
         progress.deadline = None;
         Ok(())
     }
@@ -432,8 +433,8 @@ impl<C> IOEvent<C> {
         self.inner().cell.id()
     }
 
-    /// A transfer from or to memory in one piece, alone, without flags, priority or limit: what most
-    /// are.
+    /// A transfer from or to memory in one piece, for one operation, alone, without flags, priority or
+    /// limit: what most are.
     #[inline(always)]
     pub(crate) fn is_plain(&self) -> bool {
         self.inner().setup.plain && matches!(self.link(), Link::None)
@@ -484,6 +485,7 @@ impl<C> IOEvent<C> {
     }
 
     /// Whether a callback is set.
+    #[inline(always)]
     pub(crate) fn has_callback(&self) -> bool {
         // SAFETY: written only by the event's owner, who alone asks.
         unsafe { *self.inner().has_callback.get() }
@@ -616,8 +618,14 @@ impl<C> IOEvent<C> {
     #[inline(always)]
     pub(crate) fn launch(&self) -> Result<(), Unfit> {
         let inner = self.inner();
-        let result = self.check_launch()?;
-        if !inner.cell.launch() {
+        let Some(owned) = inner.cell.owned() else {
+            return Err(self.fit().err().unwrap_or(Unfit::InFlight));
+        };
+        let result = self.result();
+        if result >= 0 && self.is_whole(result) {
+            return Err(Unfit::Whole);
+        }
+        if !inner.cell.launch(owned) {
             return Err(Unfit::InFlight);
         }
         let progress = self.progress();
@@ -727,13 +735,15 @@ impl<C> IOEvent<C> {
     pub(crate) fn next_op(&self) -> Op {
         let Setup { action, flags, priority, .. } = self.inner().setup;
         match action.is_transfer() && self.progress().segments.is_empty() {
-            true => Op { flags, priority, ..self.plain_op() },
+            true => {
+                let all = self.plain_op();
+                Op { len: all.len.min(MAX_CHUNK), flags, priority, ..all }
+            }
             false => self.next_op_of_segments(),
         }
     }
 
-    /// The same of a plain event, or of another one in one piece of memory, but for its flags and its
-    /// priority.
+    /// The same of a plain event.
     #[inline(always)]
     pub(crate) fn plain_op(&self) -> Op {
         let Setup { offset, len, memory, action, fd, .. } = self.inner().setup;
@@ -742,7 +752,7 @@ impl<C> IOEvent<C> {
             action,
             fd,
             offset: offset + done,
-            len: (len - done).min(MAX_CHUNK),
+            len: len - done,
             // Stays inside the caller's buffer: `done` never exceeds its length.
             memory: Memory::Plain(memory.wrapping_add(done as usize)),
             flags: 0,

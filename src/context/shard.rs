@@ -297,6 +297,22 @@ impl<C: IOCallback> Shard<C> {
         }
     }
 
+    /// What [`Shards::take_plain`] does, in a polled context.
+    ///
+    /// # Safety
+    /// As there.
+    ///
+    /// [`Shards::take_plain`]: super::shards::Shards::take_plain
+    pub(super) unsafe fn take_plain(&self, events: *const *mut (), count: usize) -> usize {
+        if self.check_process().is_err() {
+            return 0;
+        }
+        let Ok(Some(seat)) = self.seat(here()) else { return 0 };
+        // SAFETY: by the caller's promise.
+        let taken = seat.with(|reactor| unsafe { reactor.take_plain(&self.core, events, count) });
+        taken.unwrap_or(0)
+    }
+
     /// Takes an event from its caller and counts it in, with all that are joined with it; or leaves
     /// them as they were. `before_waiting` is called where that may take a while.
     #[inline(always)]

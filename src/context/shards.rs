@@ -160,10 +160,25 @@ impl<C: IOCallback> Shards<C> {
         self.of(event.fd(), event.kind()).submit(event, may_wait)
     }
 
+    /// The first of many to be submitted, as far as a polled context takes them at once; how many. What
+    /// is left, whatever the reason, is submitted as usual.
+    ///
+    /// # Safety
+    /// `events` has `count` pointers, each NULL or of [`IOEvent::into_raw`].
+    #[inline(always)]
+    pub(crate) unsafe fn take_plain(&self, events: *const *mut (), count: usize) -> usize {
+        let shard = &self.list[0];
+        // SAFETY: by the caller's promise.
+        if shard.config().polled {
+            unsafe { shard.take_plain(events, count) }
+        } else {
+            0
+        }
+    }
+
     /// A batch: its events reach each reactor together, so that it can join them.
     pub(crate) fn batch(&self) -> Batch<'_, C> {
-        let newest = [const { None }; MAX_REACTORS as usize];
-        Batch { shards: self, here: here(), newest }
+        Batch { shards: self, here: here(), newest: None }
     }
 
     /// Runs an event and waits for it, and returns its result. Its callback is not called.
@@ -328,8 +343,8 @@ impl<C: IOCallback> Shards<C> {
 pub(crate) struct Batch<'a, C: IOCallback> {
     shards: &'a Shards<C>,
     here: Here,
-    /// For each reactor. Each event is tied to the one before it.
-    newest: [Option<IOEvent<C>>; MAX_REACTORS as usize],
+    /// Each is tied to the one before it.
+    newest: Option<IOEvent<C>>,
 }
 
 impl<C: IOCallback> Batch<'_, C> {
@@ -347,27 +362,36 @@ impl<C: IOCallback> Batch<'_, C> {
             shard.hand_over(event, here);
             return Ok(());
         }
-        if let Some(older) = self.newest[index].take() {
+        if let Some(older) = self.newest.take() {
             event.set_link(Link::Batched(older));
         }
-        self.newest[index] = Some(event);
+        self.newest = Some(event);
         Ok(())
     }
 
+    #[inline(always)]
     fn hand_over(&mut self) {
-        for (shard, newest) in self.shards.list.iter().zip(&mut self.newest) {
-            let mut rest = newest.take();
-            let mut oldest = None;
-            while let Some(event) = rest {
-                rest = merge::untie(&event);
-                if let Some(newer) = oldest.take() {
-                    event.set_link(Link::Batched(newer));
-                }
-                oldest = Some(event);
+        if let Some(newest) = self.newest.take() {
+            self.hand_over_all(newest);
+        }
+    }
+
+    #[inline(never)]
+    fn hand_over_all(&self, newest: IOEvent<C>) {
+        let shards = self.shards;
+        // For each reactor, tied the other way round.
+        let mut oldest = [const { None }; MAX_REACTORS as usize];
+        let mut rest = Some(newest);
+        while let Some(event) = rest {
+            rest = merge::untie(&event);
+            let oldest = &mut oldest[shards.index(event.fd(), event.kind())];
+            if let Some(newer) = oldest.take() {
+                event.set_link(Link::Batched(newer));
             }
-            if let Some(batch) = oldest {
-                shard.hand_over(batch, self.here);
-            }
+            *oldest = Some(event);
+        }
+        for (shard, batch) in shards.list.iter().zip(oldest) {
+            batch.into_iter().for_each(|batch| shard.hand_over(batch, self.here));
         }
     }
 }

@@ -119,7 +119,8 @@ impl<K: Interface, P: Behind> Interface for Backed<K, P> {
             }
             Some(Prep::Full) => Prep::Full,
             Some(Prep::Unsupported) | None => {
-                let prep = self.pool.prep(slot, op);
+                // A copy, so that what the kernel takes need not lie in memory.
+                let prep = self.pool.prep(slot, &{ *op });
                 self.in_pool += usize::from(prep == Prep::Queued);
                 prep
             }

@@ -301,7 +301,8 @@ impl Interface for Uring {
                     .ioprio(op.priority);
                 self.push(&write.build().user_data(slot.into()))
             }
-            _ => match self.other_entry(op) {
+            // A copy, so that the others need not lie in memory.
+            _ => match self.other_entry(&{ *op }) {
                 Some(entry) => self.push(&entry.user_data(slot.into())),
                 None => return Prep::Unsupported,
             },

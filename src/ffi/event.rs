@@ -54,11 +54,8 @@ pub(super) unsafe fn from_c(event: *const ioe_event) -> Option<ManuallyDrop<IOEv
 #[no_mangle]
 pub extern "C" fn ioe_event_new() -> *mut ioe_event {
     guard(|| {
-        let Some(mut event) = IOEvent::<CCallback>::try_unprepared() else {
-            return std::ptr::null_mut();
-        };
-        event.set_callback(CCallback { function: None, arg: std::ptr::null_mut() });
-        event.into_raw().cast()
+        let event = IOEvent::<CCallback>::try_unprepared();
+        event.map_or(std::ptr::null_mut(), |event| event.into_raw().cast())
     })
 }
 
@@ -340,7 +337,7 @@ pub unsafe extern "C" fn ioe_event_set_callback(
 
 /// The callback of an event, whatever its state.
 pub(super) fn callback(event: &IOEvent<CCallback>) -> CCallback {
-    // SAFETY: `ioe_event_new` filled the slot; only the event's owner writes it.
+    // SAFETY: it was made of zeros, which stand for none; only the event's owner writes it.
     unsafe { event.callback_slot().read() }
 }
 

@@ -36,9 +36,13 @@ pub(super) unsafe fn take(
 /// # Safety
 /// `event` is NULL or an event that was not freed.
 unsafe fn submit(context: &Inside, event: *mut ioe_event, may_wait: bool) -> Result<(), i32> {
-    let submit = |event| context.submit(event, may_wait);
     // SAFETY: by the caller's promise.
-    unsafe { take(event, || context.check_process(), submit) }
+    unsafe {
+        if context.take_plain((&raw const event).cast(), 1) == 1 {
+            return Ok(());
+        }
+        take(event, || context.check_process(), |event| context.submit(event, may_wait))
+    }
 }
 
 /// Hands an event to the context. Until its callback starts it is the context's; its callback is
@@ -113,9 +117,14 @@ pub unsafe extern "C" fn ioe_submit_batch(
             Ok(context) if !events.is_null() => context,
             _ => return -libc::EINVAL,
         };
-        let mut accepted = 0;
+        let n = n.min(c_int::MAX as usize);
+        // SAFETY: by the caller's promise.
+        let mut accepted = unsafe { context.take_plain(events.cast(), n) } as c_int;
+        if accepted as usize == n {
+            return accepted;
+        }
         let mut batch = context.batch();
-        while (accepted as usize) < n && accepted < c_int::MAX {
+        while (accepted as usize) < n {
             let add = |event| batch.add(event);
             let check = || if accepted == 0 { context.check_process() } else { Ok(()) };
             // SAFETY: by the caller's promise.

@@ -1,13 +1,15 @@
 //! The reactor of a polled context: turned by its owner, a poll at a time.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use crossfire::flavor::Flavor;
 
-use super::{time_until, Core, Reactor, LOOK_EVERY};
+use super::{count_in_one, time_until, Core, Reactor, LOOK_EVERY};
 use crate::clock;
 use crate::driver::{forbidden, Entered, Interface, Wait};
 use crate::gate::Deadline;
@@ -19,6 +21,12 @@ use crate::wake::{clear_eventfd, write_eventfd};
 pub(crate) trait Polled<C> {
     /// Called once on the owner's thread.
     fn start(&mut self, core: &Core<C>) -> io::Result<()>;
+    /// Accepts and takes in the first of many events, up to one that is not plain or not to be accepted,
+    /// or for which there is no slot. How many.
+    ///
+    /// # Safety
+    /// `events` has `count` pointers, each NULL or of [`IOEvent::into_raw`].
+    unsafe fn take_plain(&mut self, core: &Core<C>, events: *const *mut (), count: usize) -> usize;
     /// Submits what is queued and runs callbacks until there were `min`, or nothing is in flight,
     /// or the deadline or a signal came. How many ran.
     fn poll(&mut self, core: &Core<C>, min: u32, deadline: Deadline) -> (u32, PollEnd);
@@ -45,6 +53,27 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
             self.give_up(core, error.raw_os_error().unwrap_or(libc::EIO));
         }
         self.sync_notify(core)
+    }
+
+    unsafe fn take_plain(&mut self, core: &Core<C>, events: *const *mut (), count: usize) -> usize {
+        if !core.backlog.is_empty() || self.looks_at_all() {
+            return 0;
+        }
+        for taken in 0..count {
+            // SAFETY: by the caller's promise.
+            let raw = NonNull::new(unsafe { events.add(taken).read() });
+            let (Some(raw), Some(number)) = (raw, self.free.pop()) else { return taken };
+            // SAFETY: by the caller's promise.
+            let event = ManuallyDrop::new(unsafe { IOEvent::<C>::from_raw(raw) });
+            if !(event.is_plain() && accept(core, &event)) {
+                self.free.push(number);
+                return taken;
+            }
+            if !self.hold_plain(core, number, ManuallyDrop::into_inner(event)) {
+                return taken + 1;
+            }
+        }
+        count
     }
 
     fn poll(&mut self, core: &Core<C>, min: u32, deadline: Deadline) -> (u32, PollEnd) {
@@ -132,6 +161,19 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
         self.renew_notice(core);
         Ok(())
     }
+}
+
+/// Takes a plain event from its caller and counts it in; or leaves it as it was.
+#[inline(always)]
+fn accept<C>(core: &Core<C>, event: &IOEvent<C>) -> bool {
+    if event.launch().is_err() {
+        return false;
+    }
+    let accepted = event.has_callback() && count_in_one(&core.ledger, event, true).is_ok();
+    if !accepted {
+        event.abort_launch();
+    }
+    accepted
 }
 
 impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q> {
