@@ -197,6 +197,13 @@ static inline uint32_t usual_merge_limit(void)
     return text != NULL ? (uint32_t)strtoul(text, NULL, 10) : 0;
 }
 
+/* What IOE_TEST_REACTORS asks for: reactors of a context with threads, 1 where it is not set. */
+static inline uint32_t usual_reactors(uint32_t flags)
+{
+    const char *text = getenv("IOE_TEST_REACTORS");
+    return text != NULL && !(flags & IOE_POLLED) ? (uint32_t)strtoul(text, NULL, 10) : 1;
+}
+
 static inline ioe_context *new_merging_context(const delivery *how, uint32_t depth,
                                                uint32_t queue_size, uint32_t merge_limit)
 {
@@ -209,6 +216,7 @@ static inline ioe_context *new_merging_context(const delivery *how, uint32_t dep
     cfg.workers = how->workers;
     cfg.merge_limit = merge_limit;
     cfg.flags = how->flags;
+    cfg.reactors = usual_reactors(cfg.flags);
     return new_context_from(&cfg);
 }
 
@@ -226,6 +234,7 @@ static inline ioe_context *new_shared_context(ioe_workers *shared, uint32_t dept
     cfg.depth = depth;
     cfg.queue_size = queue_size;
     cfg.shared = shared;
+    cfg.reactors = usual_reactors(0);
     return new_context_from(&cfg);
 }
 

@@ -77,6 +77,7 @@ static inline ioe_context *new_merging_context_in(const way *w, uint32_t depth, 
     cfg.workers = w->how->workers;
     cfg.merge_limit = merge_limit;
     cfg.flags = w->how->flags;
+    cfg.reactors = usual_reactors(cfg.flags);
     assert_int_equal(ioe_context_new(&cfg, &ctx), 0);
     assert_int_equal(get_info(ctx).driver, w->driver);
     assert_int_equal(get_info(ctx).merge_limit, merge_limit);
