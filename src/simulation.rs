@@ -16,13 +16,16 @@ use crate::context::{Config, Shards};
 use crate::driver::aio::Aio;
 use crate::driver::backed::Backed;
 use crate::driver::sim::{
-    descriptor, set_meanwhile, with_world, File, Flight, Sim, SimAio, Sync, Trouble, BLOCK,
+    descriptor, set_meanwhile, with_world, File, Flight, Interfaces, Sim, SimAio, Sync, Trouble,
+    BLOCK,
 };
 use crate::merger::Merger;
 use crate::tasks::{flags, IOAction, IOCallback, IOEvent};
+use crate::thread::set_number;
 
 const DEFAULT_OPS: u64 = 1_000_000;
 const STEPS_PER_HISTORY: u32 = 150;
+const MAX_REACTORS: usize = 4;
 /// More than are made in one step.
 const MAX_MEMBERS: u32 = 8;
 const REGION: usize = 2048;
@@ -51,6 +54,13 @@ struct Expected {
     accepted: u64,
     /// For a barrier: the writes before it, with the number of the submission.
     behind: Vec<(u32, u32)>,
+}
+
+impl Expected {
+    /// It was submitted, and its callback has not begun.
+    fn flies(&self) -> bool {
+        self.submissions > self.callbacks
+    }
 }
 
 /// A part of a buffer that several events may share.
@@ -91,6 +101,8 @@ struct Model {
     callbacks: u64,
     failed: Option<u32>,
     closed: bool,
+    /// Submitted, and somebody waits for it instead of a callback.
+    waited_for: Option<u32>,
     /// Names of lives that are over.
     old_names: Vec<u64>,
     /// How writes ended, by event and submission: their results, and when the kernel was done.
@@ -246,8 +258,14 @@ impl Model {
     }
 }
 
+/// From here on the thread is any of several, as far as reactors tell them apart.
+fn be_any_thread() {
+    set_number(with_world(|world| world.random.u32(..MAX_REACTORS as u32)));
+}
+
 /// Puts an event of the model in flight: new, or once more where it stopped.
 fn set_off(id: u32, event: &IOEvent<Check>) -> Arc<Shards<Check>> {
+    be_any_thread();
     MODEL.with_borrow_mut(|model| {
         let moved = event.transferred();
         let behind = match event.is_barrier() {
@@ -255,8 +273,7 @@ fn set_off(id: u32, event: &IOEvent<Check>) -> Arc<Shards<Check>> {
             true => {
                 let file = model.events[&id].file;
                 let writes = model.events.iter().filter(|(_, other)| {
-                    let flies = other.submissions > other.callbacks;
-                    flies && other.file == file && other.action == IOAction::Write
+                    other.flies() && other.file == file && other.action == IOAction::Write
                 });
                 writes.map(|(id, other)| (*id, other.submissions)).collect()
             }
@@ -322,8 +339,10 @@ fn submit_wait(id: u32, mut event: IOEvent<Check>) {
         return submit(id, event);
     }
     let context = set_off(id, &event);
+    MODEL.with_borrow_mut(|model| model.waited_for = Some(id));
     context.submit_wait(&mut event).expect("it is accepted");
     MODEL.with_borrow_mut(|model| {
+        model.waited_for = None;
         model.callbacks += 1;
         model.completed(id, &event);
         model.callbacks -= 1;
@@ -336,9 +355,7 @@ fn cancel_any() {
     let Some(context) = MODEL.with_borrow(|model| model.context.clone()) else { return };
     let any = |limit: usize| with_world(|world| world.random.usize(..limit));
     MODEL.with_borrow(|model| {
-        let flying = |expected: &Expected| expected.submissions > expected.callbacks;
-        let mut ids: Vec<u32> =
-            model.events.iter().filter(|(_, e)| flying(e)).map(|(id, _)| *id).collect();
+        let mut ids: Vec<u32> = flying(model).into_iter().map(|(id, _)| id).collect();
         // A hash map has no order of its own to replay.
         ids.sort_unstable();
         if any(4) == 0 && !model.old_names.is_empty() {
@@ -346,21 +363,60 @@ fn cancel_any() {
             assert_eq!(context.cancel(old), Err(libc::ENOENT), "what is over");
         } else if !ids.is_empty() {
             let id = ids[any(ids.len())];
-            // One that is being submitted may not be accepted yet.
-            if context.cancel(model.events[&id].name).is_ok() {
+            let found = context.cancel(model.events[&id].name);
+            // One that is waited for is told before the model is.
+            assert!(found.is_ok() || model.waited_for == Some(id), "event {id} flies: {found:?}");
+            if found.is_ok() {
                 with_world(|world| world.flights.get_mut(&id).expect("it flies").cancelled = true);
             }
         }
     });
 }
 
-/// Events that are to end, and that the kernel does not have; with the number of the submission.
+/// Events in flight, with the number of the submission.
+fn flying(model: &Model) -> Vec<(u32, u32)> {
+    let all = model.events.iter().filter(|(_, event)| event.flies());
+    all.map(|(id, event)| (*id, event.submissions)).collect()
+}
+
+/// Those that are to end, and that the kernel does not have.
 fn ending(model: &Model) -> Vec<(u32, u32)> {
     with_world(|world| {
         let ends = |flight: &Flight| flight.in_kernel == 0 && flight.memory > 0 && flight.ends();
         let all = world.flights.iter().filter(|(_, flight)| world.sees_all && ends(flight));
         all.map(|(id, _)| (*id, model.events[id].submissions)).collect()
     })
+}
+
+/// The callbacks of these submissions have begun.
+fn assert_returned(submissions: Vec<(u32, u32)>, what: &str) {
+    MODEL.with_borrow(|model| {
+        for (id, submission) in submissions {
+            let stays = |event: &Expected| event.callbacks < submission;
+            assert!(!model.events.get(&id).is_some_and(stays), "event {id} was {what}, and stays");
+        }
+    });
+}
+
+/// Polls one reactor, or all in any order.
+fn poll_some(context: &Shards<Check>, mut order: Vec<usize>) {
+    let ending = MODEL.with_borrow(ending);
+    let all = with_world(|world| {
+        world.random.shuffle(&mut order);
+        let all = world.random.bool();
+        order.truncate(if all { order.len() } else { 1 });
+        all
+    });
+    for number in order {
+        let reactor = context.reactor(number);
+        let min = with_world(|world| world.random.u32(..4));
+        let before = reactor.stats().in_flight;
+        let ran = reactor.poll(min, None).expect("a poll by the owner");
+        assert!(u64::from(ran) >= before.min(min.into()), "a poll that came back early");
+    }
+    if all {
+        assert_returned(ending, "to end");
+    }
 }
 
 /// Submits events as one batch.
@@ -525,6 +581,7 @@ fn change_mergers(context: &Arc<Shards<Check>>) {
     let mut mergers = MODEL.with_borrow_mut(|model| std::mem::take(&mut model.mergers));
     match (any(4), mergers.len()) {
         (0 | 1, ..4) => {
+            be_any_thread();
             let (file, limit) = (any(3), 1 + any(REGION * 2));
             let action = if any(2) == 0 { IOAction::Read } else { IOAction::Write };
             with_world(|world| world.limit = world.limit.max(limit as u64));
@@ -558,8 +615,7 @@ fn run_history(seed: u64) -> (u64, u64) {
             breaks: if chance() == 0 { 0 } else { chance() },
         };
         world.operations = 0;
-        world.broken = false;
-        world.in_pool = 0;
+        world.reactors = vec![Interfaces::default(); world.random.usize(1..=MAX_REACTORS)];
         world.merged = 0;
         world.flights.clear();
         world.syncs.clear();
@@ -598,12 +654,17 @@ fn run_history(seed: u64) -> (u64, u64) {
         world.sees_all = kind < 2;
         kind
     });
+    let reactors = 0..with_world(|world| world.reactors.len());
     let context = match kind {
-        0 => Shards::over(config, [Sim::pool()]),
-        1 => Shards::over(config, [Backed::new(Sim::default(), Sim::pool())]),
+        0 => Shards::over(config, reactors.clone().map(Sim::pool)),
+        1 => {
+            let ring = |number| Backed::new(Sim::new(number), Sim::pool(number));
+            Shards::over(config, reactors.clone().map(ring))
+        }
         _ => {
-            let aio = Aio::over(SimAio::default(), depth, -1);
-            Shards::over(config, [Backed::new(aio, Sim::pool())])
+            let aio = |number| Aio::over(SimAio::new(number), depth, -1);
+            let both = |number| Backed::new(aio(number), Sim::pool(number));
+            Shards::over(config, reactors.clone().map(both))
         }
     };
     MODEL.with_borrow_mut(|model| {
@@ -621,19 +682,7 @@ fn run_history(seed: u64) -> (u64, u64) {
     }
     for id in 1..=STEPS_PER_HISTORY {
         match any(10) {
-            0 => {
-                let min = any(4).into();
-                let (before, ending) = (context.stats().in_flight, MODEL.with_borrow(ending));
-                let ran = context.poll(min, None).expect("a poll by the owner");
-                assert!(u64::from(ran) >= before.min(min.into()), "a poll that came back early");
-                MODEL.with_borrow(|model| {
-                    for (id, submission) in ending {
-                        let flies = |event: &Expected| event.callbacks < submission;
-                        let stays = model.events.get(&id).is_some_and(flies);
-                        assert!(!stays, "event {id} was to end, and stays");
-                    }
-                });
-            }
+            0 => poll_some(&context, reactors.clone().collect()),
             8 if with_world(|world| world.ends) => cancel_any(),
             9 => {
                 for (id, event) in new_events(id * MAX_MEMBERS) {
@@ -646,7 +695,11 @@ fn run_history(seed: u64) -> (u64, u64) {
                     resubmit(id, event);
                 }
             }
-            2 if any(8) == 0 => context.drain(None).expect("a drain that ends"),
+            2 if any(8) == 0 => {
+                let flying = MODEL.with_borrow(flying);
+                context.drain(None).expect("a drain that ends");
+                assert_returned(flying, "drained");
+            }
             2 => change_mergers(&context),
             3 => submit_batch(new_events(id * MAX_MEMBERS)),
             _ => new_events(id * MAX_MEMBERS).into_iter().for_each(|(id, event)| submit(id, event)),
@@ -672,7 +725,8 @@ fn run_history(seed: u64) -> (u64, u64) {
             assert_eq!(stats.operations, world.operations, "every operation is counted");
             // What a broken interface had queued, or what was given back, was merged, but not seen to
             // be.
-            let unseen = world.broken || world.ends;
+            let broken = world.reactors.iter().any(|interfaces| interfaces.broken);
+            let unseen = broken || world.ends;
             assert!(stats.merged == world.merged || unseen, "every merged event is counted");
             let joined = model.synced.wrapping_sub(world.syncs.len() as u64);
             // Who heard of another one's error was not joined.
@@ -818,11 +872,11 @@ impl Case {
             world.flights.clear();
             world.limit = limit as u64;
             world.trouble = Trouble { short: 80, delay: 40, ..Trouble::default() };
-            world.in_pool = 0;
+            world.reactors = vec![Interfaces::default()];
             world.sees_all = false;
         });
         OUTCOMES.take();
-        let context = Shards::over(config, [Sim::pool()]);
+        let context = Shards::over(config, [Sim::pool(0)]);
         let merger = match window {
             Window::Merger => Merger::new(&context, descriptor(0, 0), self.action, limit).ok(),
             _ => None,

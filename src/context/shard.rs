@@ -516,7 +516,7 @@ impl<C: IOCallback> Shard<C> {
     }
 
     /// Runs callbacks of a polled context, outside of them; `EINVAL` for one that has threads.
-    pub(super) fn poll(&self, min: u32, deadline: Deadline) -> Result<u32, Errno> {
+    pub(crate) fn poll(&self, min: u32, deadline: Deadline) -> Result<u32, Errno> {
         let seat = self.seat(here())?.ok_or(libc::EINVAL)?;
         let wanted = self.gathered.take_wanted();
         if wanted || min > 0 {
@@ -619,7 +619,7 @@ impl<C: IOCallback> Shard<C> {
         }
     }
 
-    pub(super) fn stats(&self) -> Stats {
+    pub(crate) fn stats(&self) -> Stats {
         let Counters {
             failed,
             bytes_read,

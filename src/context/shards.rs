@@ -102,6 +102,11 @@ impl<C: IOCallback> Shards<C> {
         Self::of_list(interfaces.into_iter().map(shard).collect(), Passed::default())
     }
 
+    #[cfg(test)]
+    pub(crate) fn reactor(&self, number: usize) -> &Shard<C> {
+        &self.list[number]
+    }
+
     /// Where the calling thread's reads go: on a reactor's own thread, to that one.
     #[inline]
     fn own(&self) -> usize {

@@ -117,6 +117,16 @@ pub(crate) struct Trouble {
     pub breaks: u8,
 }
 
+/// What the interfaces of one reactor know of each other.
+#[derive(Clone, Default)]
+pub(crate) struct Interfaces {
+    /// The kernel's broke; what it still did may be told with an error.
+    pub broken: bool,
+    /// Operations in the pool, which end a wait in the kernel.
+    in_pool: usize,
+    announced: bool,
+}
+
 #[derive(Default)]
 pub(crate) struct World {
     pub random: fastrand::Rng,
@@ -127,11 +137,8 @@ pub(crate) struct World {
     /// What an operation of several events may span.
     pub limit: u64,
     pub trouble: Trouble,
-    /// The kernel interface broke; what it still did may be told with an error.
-    pub broken: bool,
-    /// Operations in the pool, which end a wait in the kernel.
-    pub in_pool: usize,
-    pub announced: bool,
+    /// Of each reactor.
+    pub reactors: Vec<Interfaces>,
     pub operations: u64,
     /// Counts everything that happens.
     pub tick: u64,
@@ -451,9 +458,10 @@ enum Role {
     Pool,
 }
 
-/// The simulated interface.
+/// The simulated interface of a reactor.
 #[derive(Default)]
 pub(crate) struct Sim {
+    reactor: usize,
     role: Role,
     queued: Vec<Task>,
     taken: Vec<Task>,
@@ -493,9 +501,13 @@ impl Task {
 unsafe impl Send for Sim {}
 
 impl Sim {
+    pub(crate) fn new(reactor: usize) -> Self {
+        Sim { reactor, ..Sim::default() }
+    }
+
     /// One that takes everything, never refuses and never breaks.
-    pub(crate) fn pool() -> Self {
-        Sim { role: Role::Pool, ..Sim::default() }
+    pub(crate) fn pool(reactor: usize) -> Self {
+        Sim { reactor, role: Role::Pool, ..Sim::default() }
     }
 
     /// Does some of what was taken, `wanted` operations at least.
@@ -512,12 +524,12 @@ impl Sim {
             completed += 1;
         }
         if self.role == Role::Pool {
-            world.in_pool -= completed;
+            world.reactors[self.reactor].in_pool -= completed;
         }
     }
 
     fn breaks(&mut self, world: &mut World, done: &mut Vec<Done>) -> Entered {
-        world.broken = true;
+        world.reactors[self.reactor].broken = true;
         for task in self.taken.drain(..) {
             let slot = task.slot as u32;
             let result = match world.random.bool() {
@@ -554,14 +566,14 @@ impl World {
     }
 
     /// How many completions a wait must bring, of those that can come.
-    fn wait_for(&mut self, wait: Wait, taken: usize) -> usize {
+    fn wait_for(&mut self, reactor: usize, wait: Wait, taken: usize) -> usize {
         let Wait::For(min, timeout) = wait else { return 0 };
         if let Some(time) = timeout.filter(|_| self.ends && self.random.u8(..3) == 0) {
             clock::advance(time);
             return 0;
         }
-        if self.in_pool > 0 {
-            assert!(self.announced, "a wait that the pool cannot end");
+        if self.reactors[reactor].in_pool > 0 {
+            assert!(self.reactors[reactor].announced, "a wait that the pool cannot end");
             assert!(min <= 1, "a wait for more than the first of either");
             return if self.random.bool() { 0 } else { taken.min(1) };
         }
@@ -584,7 +596,10 @@ impl Interface for Sim {
         );
         with_world(|world| {
             if self.role == Role::Kernel {
-                assert!(!world.broken, "prepared for a ring that is broken for good");
+                assert!(
+                    !world.reactors[self.reactor].broken,
+                    "prepared for a ring that is broken for good"
+                );
                 if self.queued.len() >= world.trouble.capacity {
                     return Prep::Full;
                 }
@@ -593,7 +608,7 @@ impl Interface for Sim {
                     return Prep::Unsupported;
                 }
             } else {
-                world.in_pool += 1;
+                world.reactors[self.reactor].in_pool += 1;
             }
             self.queued.push(Task::new(world, slot.into(), *op));
             Prep::Queued
@@ -620,7 +635,7 @@ impl Interface for Sim {
                 self.complete(world, wanted, done);
                 return Entered::Fine;
             }
-            assert!(!world.broken, "entered a ring that is broken for good");
+            assert!(!world.reactors[self.reactor].broken, "entered a ring that is broken for good");
             if world.random.u16(..) < world.trouble.breaks.into() {
                 return self.breaks(world, done);
             }
@@ -640,7 +655,7 @@ impl Interface for Sim {
             }
             // As the kernel does, when it did not take all.
             let wait = if submit && !self.queued.is_empty() { Wait::No } else { wait };
-            let wanted = world.wait_for(wait, self.taken.len());
+            let wanted = world.wait_for(self.reactor, wait, self.taken.len());
             self.complete(world, wanted, done);
             Entered::Fine
         })
@@ -679,13 +694,13 @@ impl Interface for Sim {
 impl Behind for Sim {
     fn announce_wait(&mut self) -> bool {
         with_world(|world| {
-            world.announced = true;
+            world.reactors[self.reactor].announced = true;
             world.random.bool()
         })
     }
 
     fn waited(&mut self) {
-        with_world(|world| world.announced = false);
+        with_world(|world| world.reactors[self.reactor].announced = false);
     }
 }
 
@@ -693,6 +708,7 @@ impl Behind for Sim {
 /// batch, stops at one that it refuses, and says why only when that one comes first.
 #[derive(Default)]
 pub(crate) struct SimAio {
+    reactor: usize,
     taken: Vec<Task>,
     completed: Vec<IoEvent>,
     watching: bool,
@@ -705,6 +721,10 @@ pub(crate) struct SimAio {
 unsafe impl Send for SimAio {}
 
 impl SimAio {
+    pub(crate) fn new(reactor: usize) -> Self {
+        SimAio { reactor, ..SimAio::default() }
+    }
+
     fn operation(iocb: &Iocb) -> Op {
         let (at, count) = (iocb.at as usize, iocb.len as u32);
         let (action, vectored) = match iocb.command {
@@ -757,9 +777,9 @@ impl Calls for SimAio {
         meanwhile();
         with_world(|world| {
             if world.random.u16(..) < world.trouble.breaks.into() && !batch.is_empty() {
-                world.broken = true;
+                world.reactors[self.reactor].broken = true;
             }
-            if world.broken {
+            if world.reactors[self.reactor].broken {
                 return Err(libc::EPERM);
             }
             let mut taken = 0;
@@ -813,9 +833,10 @@ impl Calls for SimAio {
         events: &mut Vec<IoEvent>,
     ) -> Result<(), i32> {
         with_world(|world| {
-            let wanted = match world.broken {
+            let wait = Wait::For(min as u32, time);
+            let wanted = match world.reactors[self.reactor].broken {
                 true => min,
-                false => world.wait_for(Wait::For(min as u32, time), self.taken.len()),
+                false => world.wait_for(self.reactor, wait, self.taken.len()),
             };
             self.complete(world, wanted);
             events.append(&mut self.completed);
