@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Release};
 use std::time::Duration;
 
-use super::direct::{is_direct, last_errno};
+use super::direct::{is_direct, last_errno, Known};
 use super::{
     forbidden, timespec, Done, Driver, Entered, Interface, Prep, Refusal, Wait, NOT_TAKEN,
 };
@@ -222,6 +222,7 @@ pub(crate) struct Aio<K> {
     /// Those to be submitted next.
     queue: Vec<*mut Iocb>,
     events: Vec<IoEvent>,
+    known: Known,
     wake: RawFd,
     /// The poll on the wake-up descriptor is in the kernel, or queued as the first of all.
     watching: bool,
@@ -283,6 +284,7 @@ impl<K: Calls> Aio<K> {
             iocbs: (0..room).map(|_| UnsafeCell::new(poll)).collect(),
             queue: Vec::with_capacity(room),
             events: Vec::with_capacity(room),
+            known: Known::default(),
             wake,
             watching: false,
             watch_queued: false,
@@ -390,9 +392,13 @@ impl<K: Calls> Interface for Aio<K> {
             // The kernel would take it, and leave that out.
             return Prep::Unsupported;
         }
-        if op.action.is_transfer() {
-            self.system_calls += 1;
-            if !self.takes_all && !self.calls.is_direct(op.fd) {
+        if op.action.is_transfer() && !self.takes_all {
+            let Aio { calls, system_calls, .. } = self;
+            let ask = || {
+                *system_calls += 1;
+                calls.is_direct(op.fd)
+            };
+            if !self.known.is_direct(op.fd, ask) {
                 return Prep::Unsupported;
             }
         }
@@ -430,6 +436,7 @@ impl<K: Calls> Interface for Aio<K> {
 
     fn enter(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
         let before = done.len();
+        self.known.forget();
         if wait != Wait::No {
             self.watch();
         }

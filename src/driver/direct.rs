@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
+use super::forbidden;
 use crate::tasks::{flags, IOAction, Memory, Op};
 
 /// A boundary that block devices accept direct I/O at, but for those with blocks above a page.
@@ -84,13 +85,20 @@ fn transfer(op: &Op, flags: i32) -> isize {
     }
 }
 
-/// Reads what needs no waiting (RWF_NOWAIT of preadv2(2), Linux 4.14): bytes, or `None` where that
-/// is nothing, or cannot be told.
-pub(crate) fn read_at_once(op: &Op) -> Option<i64> {
-    let plain = op.action == IOAction::Read && op.flags == 0 && op.priority == 0;
-    let read = if plain { transfer(op, libc::RWF_NOWAIT) } else { 0 };
-    // 0 need not be the end of the file (readv(2), BUGS: Linux 5.9 and 5.10).
-    (read > 0).then_some(read as i64)
+/// Whether [`read_at_once`] is for this operation, where its descriptor is not direct.
+pub(crate) fn may_be_at_once(op: &Op) -> bool {
+    op.action == IOAction::Read && op.flags == 0 && op.priority == 0
+}
+
+/// Reads what needs no waiting (RWF_NOWAIT of preadv2(2), Linux 4.14): bytes, or the errno, EAGAIN
+/// where that is nothing.
+pub(crate) fn read_at_once(op: &Op) -> Result<i64, i32> {
+    match transfer(op, libc::RWF_NOWAIT) {
+        -1 => Err(last_errno()),
+        // That need not be the end of the file (readv(2), BUGS: Linux 5.9 and 5.10).
+        0 => Err(libc::EAGAIN),
+        read => Ok(read as i64),
+    }
 }
 
 /// While it lives, the calling thread has another I/O priority (ioprio_set(2)).
@@ -146,6 +154,68 @@ pub(crate) fn status_flags(fd: RawFd) -> i32 {
 pub(crate) fn is_direct(fd: RawFd) -> bool {
     let flags = status_flags(fd);
     flags < 0 || flags & libc::O_DIRECT != 0
+}
+
+/// What is known of descriptors, so that one system call answers for all operations that are handed
+/// over together: these are in flight together, so that one number is one file.
+#[derive(Default)]
+pub(crate) struct Known {
+    files: [KnownFile; KNOWN_FILES],
+    turn: u64,
+}
+
+/// Descriptors that are known at the same time, by the last bits of their numbers.
+const KNOWN_FILES: usize = 16;
+
+#[derive(Clone, Copy, Default)]
+struct KnownFile {
+    /// That of the answer, counted from 1.
+    turn: u64,
+    fd: RawFd,
+    direct: bool,
+    /// Reads that are not tried at once any more: the file cannot tell what would wait.
+    skips: u32,
+}
+
+/// How long that is believed, in reads: the number may be another file's since.
+const SKIPS: u32 = 256;
+
+impl Known {
+    /// Whether the descriptor is direct; `ask` where that is not known.
+    pub(crate) fn is_direct(&mut self, fd: RawFd, ask: impl FnOnce() -> bool) -> bool {
+        let turn = self.turn + 1;
+        let file = self.file(fd);
+        if file.fd != fd || file.turn != turn {
+            let skips = if file.fd == fd { file.skips } else { 0 };
+            *file = KnownFile { turn, fd, direct: ask(), skips };
+        }
+        file.direct
+    }
+
+    /// Whether to try to read at once from a descriptor that was asked about; to be called for each
+    /// read.
+    pub(crate) fn tries(&mut self, fd: RawFd) -> bool {
+        let file = self.file(fd);
+        let tries = file.skips == 0;
+        file.skips = file.skips.saturating_sub(1);
+        tries
+    }
+
+    /// Reading at once failed with this errno.
+    pub(crate) fn refused(&mut self, fd: RawFd, errno: i32) {
+        if errno == libc::EOPNOTSUPP || forbidden(errno) {
+            self.file(fd).skips = SKIPS;
+        }
+    }
+
+    /// What is asked about next may be other files.
+    pub(crate) fn forget(&mut self) {
+        self.turn += 1;
+    }
+
+    fn file(&mut self, fd: RawFd) -> &mut KnownFile {
+        &mut self.files[fd as usize % KNOWN_FILES]
+    }
 }
 
 /// What offset, length and memory of direct I/O have to be multiples of (STATX_DIOALIGN of statx(2),

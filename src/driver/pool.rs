@@ -1,8 +1,8 @@
 //! Plain system calls on threads: a driver by itself, and what stands behind the others.
 //!
-//! Threads that wait in a system call are many, threads that run are few: one that is about to wait
-//! sees to it that another one takes what is left. Cached reads never wait, so one thread does them
-//! all; direct ones wait each on a thread of its own.
+//! Reads through the page cache are tried before anything waits for them: by the reactor, and where
+//! they are many, by threads beside it. What has to wait does so on a thread of its own: one that is
+//! about to sees to it that another one takes what is left.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use once_cell::race::OnceNonZeroUsize;
 
 use super::backed::Behind;
-use super::direct;
+use super::direct::{self, Known};
 use super::{timespec, Done, Entered, Interface, Prep, Wait};
 use crate::fork;
 use crate::gate::lock;
 use crate::log::{log, Level};
-use crate::tasks::{IOAction, Op};
+use crate::tasks::Op;
 use crate::thread::{spawn, NO_THREAD};
 use crate::wake::{clear_eventfd, write_eventfd, WakeUp};
 
@@ -35,18 +35,36 @@ const RETRY_TIME: Duration = Duration::from_secs(1);
 /// How long to sleep at a time where ppoll(2) is forbidden.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Operations waiting for one running thread that are worth waking another, where there is a
-/// processor for it.
-const BACKLOG: usize = 32;
+/// Reads to be tried that are worth a thread beside the reactor: waking one costs as much as several.
+const SHARED: usize = 16;
+
+/// Bytes to be tried, with at least a page for each read, that are worth another thread, where there
+/// is a processor for it.
+const BACKLOG: u64 = 128 << 10;
+
+/// Reads that are tried together, and bytes of these where they are several.
+const CHUNK: usize = 8;
+const CHUNK_BYTES: u64 = 64 << 10;
 
 /// Bytes done, with at least a page for each operation, that are worth waking the reactor for while
 /// the same thread has more to do: for one page alone, waking costs more than reading.
 const BATCH: u64 = 64 << 10;
 const PAGE: u64 = 4096;
 
+/// Bytes that the reactor reads itself in one turn, at most: what is more goes to threads, which
+/// copy at the same time, and keeps nobody waiting.
+const AT_ONCE: u64 = 1 << 20;
+
 pub(crate) struct Pool {
     shared: Arc<Shared>,
+    /// To be handed over.
     staged: Vec<Job>,
+    /// Reads to be tried, and their bytes.
+    tries: Vec<Job>,
+    tries_bytes: u64,
+    /// There may be reads to be tried among what was handed over.
+    sharing: bool,
+    known: Known,
     /// Handed over and not collected.
     pending: usize,
     system_calls: u64,
@@ -58,8 +76,13 @@ pub(crate) struct Pool {
 struct Job {
     slot: u32,
     op: Op,
-    /// Certain to wait: anything but a read through the page cache.
-    waits: bool,
+}
+
+impl Job {
+    /// The bytes that it costs as much as.
+    fn weight(&self) -> u64 {
+        self.op.len.max(PAGE)
+    }
 }
 
 // SAFETY: what the operation refers to stays valid, for whichever thread, until it is done.
@@ -68,14 +91,17 @@ unsafe impl Send for Job {}
 struct Shared {
     state: Mutex<State>,
     wake_up: Arc<WakeUp>,
-    /// Running threads that the machine has processors for. The reactor mostly sleeps.
+    /// Processors beside that of the reactor.
     runners: usize,
     most: usize,
 }
 
 #[derive(Default)]
 struct State {
+    /// Operations that wait, or may; and reads to be tried, and their weight.
     queue: VecDeque<Job>,
+    tries: VecDeque<Job>,
+    tries_weight: u64,
     done: Vec<Done>,
     /// Of `done`, as `BATCH` counts them.
     done_bytes: u64,
@@ -102,13 +128,23 @@ impl Pool {
         let most = depth.min(MAX_THREADS) as usize;
         let state = Mutex::new(State {
             queue: VecDeque::with_capacity(depth as usize),
+            tries: VecDeque::with_capacity(depth as usize),
             done: Vec::with_capacity(depth as usize),
             limit: most,
             ..State::default()
         });
         Pool {
-            shared: Arc::new(Shared { state, wake_up, runners: processors(), most }),
+            shared: Arc::new(Shared {
+                state,
+                wake_up,
+                runners: processors().saturating_sub(1).max(1),
+                most,
+            }),
             staged: Vec::with_capacity(depth as usize),
+            tries: Vec::with_capacity(depth as usize),
+            tries_bytes: 0,
+            sharing: false,
+            known: Known::default(),
             pending: 0,
             system_calls: 0,
             own_calls: 0,
@@ -116,12 +152,24 @@ impl Pool {
         }
     }
 
-    /// Gives the staged operations to the threads, and takes what is done.
+    /// Gives what is staged to the threads, and takes what is done.
     fn exchange(&mut self, done: &mut Vec<Done>) {
-        self.sort_out();
+        let shares = self.tries.len() >= SHARED || self.tries_bytes > AT_ONCE;
+        self.pending += self.staged.len() + if shares { self.tries.len() } else { 0 };
+        if self.pending == 0 {
+            return;
+        }
         let mut state = lock(&self.shared.state);
-        if !self.staged.is_empty() {
-            state.queue.extend(self.staged.drain(..));
+        let mut calls = !self.staged.is_empty();
+        state.queue.extend(self.staged.drain(..));
+        if shares {
+            calls = true;
+            self.sharing = true;
+            self.tries_bytes = 0;
+            state.tries_weight += self.tries.iter().map(Job::weight).sum::<u64>();
+            state.tries.extend(self.tries.drain(..));
+        }
+        if calls {
             state = self.shared.call_threads(state);
             if state.threads == 0 {
                 state = work_here(&self.shared, state);
@@ -136,25 +184,34 @@ impl Pool {
         self.pending -= done.len() - before;
     }
 
-    /// Finds out which of the staged operations wait.
-    fn sort_out(&mut self) {
-        // All of these are in flight together, so one number is one file.
-        let mut asked = None;
-        for job in self
-            .staged
-            .iter_mut()
-            .filter(|job| job.op.action == IOAction::Read && job.op.flags == 0)
-        {
-            let fd = job.op.fd;
-            job.waits = match asked {
-                Some((known, direct)) if known == fd => direct,
-                _ => {
-                    self.own_calls += 1;
-                    direct::is_direct(fd)
+    /// Reads what is in the page cache: on this thread, as waking another one costs more, and beside
+    /// the others where they have been given some. What has to wait is left staged.
+    fn read_at_once(&mut self, done: &mut Vec<Done>) {
+        let mut room = AT_ONCE;
+        let mut chunk = std::mem::take(&mut self.tries);
+        self.tries_bytes = 0;
+        loop {
+            self.own_calls += chunk.len() as u64;
+            for job in chunk.drain(..) {
+                match direct::read_at_once(&job.op) {
+                    Ok(result) => done.push(Done { slot: job.slot, result }),
+                    Err(errno) => {
+                        self.known.refused(job.op.fd, errno);
+                        self.staged.push(job);
+                    }
                 }
-            };
-            asked = Some((fd, job.waits));
+            }
+            if self.sharing {
+                let mut state = lock(&self.shared.state);
+                room -= state.take_tries(&mut chunk, room);
+                self.sharing = !state.tries.is_empty();
+                self.pending -= chunk.len();
+            }
+            if chunk.is_empty() {
+                break;
+            }
         }
+        self.tries = chunk;
     }
 
     /// From here on `wanted` completions end the wait. True where they are there.
@@ -193,18 +250,34 @@ impl Pool {
 
 impl Interface for Pool {
     fn prep(&mut self, slot: u32, op: &Op) -> Prep {
-        self.staged.push(Job { slot, op: *op, waits: true });
+        let calls = &mut self.own_calls;
+        let ask = || {
+            *calls += 1;
+            direct::is_direct(op.fd)
+        };
+        let cached = direct::may_be_at_once(op) && !self.known.is_direct(op.fd, ask);
+        if cached && self.known.tries(op.fd) {
+            self.tries_bytes += op.len;
+            self.tries.push(Job { slot, op: *op });
+        } else {
+            self.staged.push(Job { slot, op: *op });
+        }
         Prep::Queued
     }
 
     fn queued(&self) -> usize {
-        self.staged.len()
+        self.staged.len() + self.tries.len()
     }
 
     fn enter(&mut self, _submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
-        self.pending += self.staged.len();
+        self.known.forget();
         let before = done.len();
         self.exchange(done);
+        if !self.tries.is_empty() || self.sharing {
+            // While the threads do theirs.
+            self.read_at_once(done);
+            self.exchange(done);
+        }
         let Wait::For(min, time) = wait else { return Entered::Fine };
         let missing = (min as usize).saturating_sub(done.len() - before);
         if missing == 0 || self.announce(missing) {
@@ -235,8 +308,14 @@ impl Interface for Pool {
         let mut state = lock(&self.shared.state);
         if let Some(at) = state.queue.iter().position(is_it) {
             state.queue.remove(at);
+        } else if let Some(at) = state.tries.iter().position(is_it) {
+            let weight = state.tries.remove(at).map_or(0, |job| job.weight());
+            state.tries_weight -= weight;
         } else if let Some(at) = self.staged.iter().position(is_it) {
             self.staged.remove(at);
+            self.pending += 1;
+        } else if let Some(at) = self.tries.iter().position(is_it) {
+            self.tries_bytes -= self.tries.remove(at).op.len;
             self.pending += 1;
         } else {
             return false;
@@ -336,11 +415,8 @@ impl Shared {
     /// Whether more threads should be running: one, which calls the next before it waits, or as
     /// many as there are processors for work that does not wait.
     fn is_short(&self, state: &State) -> bool {
-        let wanted = match state.queue.front() {
-            None => 0,
-            Some(job) if job.waits => 1,
-            Some(_) => state.queue.len().div_ceil(BACKLOG).min(self.runners),
-        };
+        let for_tries = state.tries_weight.div_ceil(BACKLOG) as usize;
+        let wanted = for_tries.min(self.runners).max(state.queue.len().min(1));
         state.running < wanted
     }
 
@@ -365,45 +441,67 @@ impl Shared {
 
     /// The life of a thread.
     fn work(self: Arc<Self>) {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut results = Vec::with_capacity(CHUNK);
         let mut state = lock(&self.state);
         loop {
-            let Some(job) = state.queue.pop_front() else {
+            if let Some(job) = state.queue.pop_front() {
+                if job.op.len >= BATCH {
+                    state = self.wake_reactor(state);
+                }
+                let result = self.wait_for(state, &job.op);
+                state = lock(&self.state);
+                state.running += 1;
+                state = self.tell(state, job.weight(), [Done { slot: job.slot, result }]);
+                continue;
+            }
+            state.take_tries(&mut chunk, u64::MAX);
+            if chunk.is_empty() {
                 match self.rest(state) {
                     Some(called) => state = called,
                     None => return,
                 }
                 continue;
-            };
-            if job.op.len >= BATCH {
-                state = self.wake_reactor(state);
             }
-            let mut result = None;
-            if !job.waits {
-                drop(state);
-                result = direct::read_at_once(&job.op);
-                state = lock(&self.state);
-                state.system_calls += 1;
-            }
-            let result = match result {
-                Some(result) => result,
-                None => {
-                    let result = self.wait_for(state, &job.op);
-                    state = lock(&self.state);
-                    state.running += 1;
-                    result
+            drop(state);
+            let calls = chunk.len() as u64;
+            let mut weight = 0;
+            chunk.retain(|job| {
+                let read = direct::read_at_once(&job.op);
+                if let Ok(result) = read {
+                    weight += job.weight();
+                    results.push(Done { slot: job.slot, result });
                 }
-            };
-            state.done.push(Done { slot: job.slot, result });
-            state.done_bytes += job.op.len.max(PAGE);
-            if let Some(fd) = state.notify.filter(|_| state.done.len() == 1) {
-                // Before anybody can take what is done: a late word would be a false one.
-                write_eventfd(fd);
-                state.system_calls += 1;
-            }
-            if state.queue.is_empty() || state.done_bytes >= BATCH {
-                state = self.wake_reactor(state);
+                read.is_err()
+            });
+            state = lock(&self.state);
+            state.system_calls += calls;
+            state.queue.extend(chunk.drain(..));
+            if !results.is_empty() {
+                state = self.tell(state, weight, results.drain(..));
             }
         }
+    }
+
+    /// Has the reactor told of what is done.
+    fn tell<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        weight: u64,
+        done: impl IntoIterator<Item = Done>,
+    ) -> MutexGuard<'a, State> {
+        let first = state.done.is_empty();
+        state.done.extend(done);
+        state.done_bytes += weight;
+        if let Some(fd) = state.notify.filter(|_| first) {
+            // Before anybody can take what is done: a late word would be a false one.
+            write_eventfd(fd);
+            state.system_calls += 1;
+        }
+        if state.is_out_of_work() || state.done_bytes >= BATCH {
+            state = self.wake_reactor(state);
+        }
+        state
     }
 
     /// Ends the reactor's wait, if it waits for no more than what is done.
@@ -443,6 +541,27 @@ impl Shared {
     }
 }
 
+impl State {
+    fn is_out_of_work(&self) -> bool {
+        self.queue.is_empty() && self.tries.is_empty()
+    }
+
+    /// Takes some of the reads that are to be tried, of no more than this weight. Of how much.
+    fn take_tries(&mut self, chunk: &mut Vec<Job>, most: u64) -> u64 {
+        let mut weight = 0;
+        while let Some(job) = self.tries.front() {
+            let more = weight + job.weight();
+            if chunk.len() == CHUNK || more > most || !chunk.is_empty() && more > CHUNK_BYTES {
+                break;
+            }
+            weight = more;
+            chunk.extend(self.tries.pop_front());
+        }
+        self.tries_weight -= weight;
+        weight
+    }
+}
+
 /// Takes an idle thread off the list, to be called.
 fn idle_thread(state: &mut State) -> Option<Thread> {
     let (_, thread) = state.idle.pop()?;
@@ -460,12 +579,14 @@ fn processors() -> usize {
 
 /// Does all that is queued on the reactor's own thread: there is no other.
 fn work_here<'a>(shared: &'a Shared, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-    while let Some(job) = state.queue.pop_front() {
+    state.tries_weight = 0;
+    loop {
+        let next = state.queue.pop_front();
+        let Some(job) = next.or_else(|| state.tries.pop_front()) else { return state };
         drop(state);
         let result = direct::perform(&job.op);
         state = lock(&shared.state);
         state.system_calls += 1;
         state.done.push(Done { slot: job.slot, result });
     }
-    state
 }
