@@ -52,6 +52,7 @@ mod merger;
 mod reactor;
 #[cfg(test)]
 mod simulation;
+mod spin;
 mod stats;
 mod syncs;
 pub mod tasks;

@@ -60,6 +60,11 @@ impl WakeUp {
         self.sleep.store(AWAKE, SeqCst);
     }
 
+    /// Whether a sleep is announced that nobody has ended yet.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.sleep.load(Relaxed) != AWAKE
+    }
+
     /// Ends the reactor's sleep, if it sleeps. Called after the work was put in its place.
     pub(crate) fn wake(&self) {
         fence(SeqCst);

@@ -7,11 +7,10 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{JoinHandle, Thread, ThreadId};
 use std::time::{Duration, Instant};
-
-use once_cell::race::OnceNonZeroUsize;
 
 use super::backed::Behind;
 use super::direct::{self, Known};
@@ -19,6 +18,7 @@ use super::{timespec, Done, Entered, Interface, Prep, Wait};
 use crate::fork;
 use crate::gate::lock;
 use crate::log::{log, Level};
+use crate::spin::{processors, spin, Spin, SPIN_TIME};
 use crate::tasks::Op;
 use crate::thread::{spawn, NO_THREAD};
 use crate::wake::{clear_eventfd, write_eventfd, WakeUp};
@@ -70,6 +70,7 @@ pub(crate) struct Pool {
     system_calls: u64,
     /// Made by the reactor's thread.
     own_calls: u64,
+    spin: Spin,
     generation: fork::Generation,
 }
 
@@ -90,6 +91,9 @@ unsafe impl Send for Job {}
 
 struct Shared {
     state: Mutex<State>,
+    /// What `state` has, to look at without its lock: operations to be taken, and completions.
+    waiting: AtomicUsize,
+    completed: AtomicUsize,
     wake_up: Arc<WakeUp>,
     /// Processors beside that of the reactor.
     runners: usize,
@@ -119,6 +123,9 @@ struct State {
     handles: Vec<JoinHandle<()>>,
     ending: bool,
     system_calls: u64,
+    /// Of the threads. One of them at a time does it, and counts as running.
+    spin: Spin,
+    spinning: bool,
 }
 
 impl Pool {
@@ -136,6 +143,8 @@ impl Pool {
         Pool {
             shared: Arc::new(Shared {
                 state,
+                waiting: AtomicUsize::new(0),
+                completed: AtomicUsize::new(0),
                 wake_up,
                 runners: processors().saturating_sub(1).max(1),
                 most,
@@ -148,6 +157,7 @@ impl Pool {
             pending: 0,
             system_calls: 0,
             own_calls: 0,
+            spin: Spin::default(),
             generation: fork::generation(),
         }
     }
@@ -170,12 +180,14 @@ impl Pool {
             state.tries.extend(self.tries.drain(..));
         }
         if calls {
+            self.shared.waiting.store(state.waiting(), Relaxed);
             state = self.shared.call_threads(state);
             if state.threads == 0 {
                 state = work_here(&self.shared, state);
             }
         }
         let before = done.len();
+        self.shared.completed.store(0, Relaxed);
         done.append(&mut state.done);
         state.done_bytes = 0;
         state.wanted = usize::MAX;
@@ -204,6 +216,7 @@ impl Pool {
             if self.sharing {
                 let mut state = lock(&self.shared.state);
                 room -= state.take_tries(&mut chunk, room);
+                self.shared.waiting.store(state.waiting(), Relaxed);
                 self.sharing = !state.tries.is_empty();
                 self.pending -= chunk.len();
             }
@@ -212,6 +225,20 @@ impl Pool {
             }
         }
         self.tries = chunk;
+    }
+
+    /// Looks whether `wanted` completions come soon. Who wakes a reactor that sleeps is noticed.
+    fn spin(&mut self, wanted: usize, time: Option<Duration>) -> bool {
+        let short = time.is_some_and(|time| time < SPIN_TIME);
+        if self.pending < wanted || short || !self.spin.is_worth_it() {
+            return false;
+        }
+        let Shared { wake_up, completed, .. } = &*self.shared;
+        let announced = wake_up.is_asleep();
+        let came = || completed.load(Relaxed) >= wanted;
+        spin(|| came() || announced && !wake_up.is_asleep());
+        self.spin.learn(came());
+        came()
     }
 
     /// From here on `wanted` completions end the wait. True where they are there.
@@ -280,7 +307,7 @@ impl Interface for Pool {
         }
         let Wait::For(min, time) = wait else { return Entered::Fine };
         let missing = (min as usize).saturating_sub(done.len() - before);
-        if missing == 0 || self.announce(missing) {
+        if missing == 0 || self.spin(missing, time) || self.announce(missing) {
             self.exchange(done);
             return Entered::Fine;
         }
@@ -446,6 +473,7 @@ impl Shared {
         let mut state = lock(&self.state);
         loop {
             if let Some(job) = state.queue.pop_front() {
+                self.waiting.store(state.waiting(), Relaxed);
                 if job.op.len >= BATCH {
                     state = self.wake_reactor(state);
                 }
@@ -456,6 +484,7 @@ impl Shared {
                 continue;
             }
             state.take_tries(&mut chunk, u64::MAX);
+            self.waiting.store(state.waiting(), Relaxed);
             if chunk.is_empty() {
                 match self.rest(state) {
                     Some(called) => state = called,
@@ -492,13 +521,14 @@ impl Shared {
     ) -> MutexGuard<'a, State> {
         let first = state.done.is_empty();
         state.done.extend(done);
+        self.completed.store(state.done.len(), Relaxed);
         state.done_bytes += weight;
         if let Some(fd) = state.notify.filter(|_| first) {
             // Before anybody can take what is done: a late word would be a false one.
             write_eventfd(fd);
             state.system_calls += 1;
         }
-        if state.is_out_of_work() || state.done_bytes >= BATCH {
+        if state.waiting() == 0 || state.done_bytes >= BATCH {
             state = self.wake_reactor(state);
         }
         state
@@ -517,6 +547,18 @@ impl Shared {
 
     /// Waits for a call; `None` where the thread has to end.
     fn rest<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Option<MutexGuard<'a, State>> {
+        if !state.spinning && state.spin.is_worth_it() {
+            state.spinning = true;
+            drop(state);
+            spin(|| self.waiting.load(Relaxed) > 0);
+            state = lock(&self.state);
+            state.spinning = false;
+            let came = state.waiting() > 0;
+            state.spin.learn(came);
+            if came {
+                return Some(state);
+            }
+        }
         let me = std::thread::current();
         let since = Instant::now();
         state.running -= 1;
@@ -542,8 +584,9 @@ impl Shared {
 }
 
 impl State {
-    fn is_out_of_work(&self) -> bool {
-        self.queue.is_empty() && self.tries.is_empty()
+    /// Operations that no thread has begun.
+    fn waiting(&self) -> usize {
+        self.queue.len() + self.tries.len()
     }
 
     /// Takes some of the reads that are to be tried, of no more than this weight. Of how much.
@@ -568,13 +611,6 @@ fn idle_thread(state: &mut State) -> Option<Thread> {
     state.running += 1;
     state.system_calls += 1;
     Some(thread)
-}
-
-/// Asked once: it reads the files of the cgroup.
-fn processors() -> usize {
-    static COUNT: OnceNonZeroUsize = OnceNonZeroUsize::new();
-    let one = std::num::NonZeroUsize::MIN;
-    COUNT.get_or_init(|| std::thread::available_parallelism().unwrap_or(one)).get()
 }
 
 /// Does all that is queued on the reactor's own thread: there is no other.
