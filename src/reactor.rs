@@ -26,6 +26,7 @@ use crate::intake::{Backlog, Lanes};
 use crate::ledger::{Ledger, Refused};
 use crate::log::{log, Level};
 use crate::merge::{self, Segments, Waiting};
+use crate::spin::{spin, Spin};
 use crate::stats::{Counters, Published};
 use crate::syncs::{Next, Syncs};
 use crate::tasks::{Extent, IOAction, IOCallback, IOEvent, Link, Op, Unfit};
@@ -162,6 +163,7 @@ pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
     /// Operations lately completed while they were submitted (the page cache): look for
     /// completions before paying for a sleep.
     eager: bool,
+    spin: Spin,
     /// The kernel took nothing the last time.
     refused: bool,
     /// Something was queued that might exceed RLIMIT_FSIZE.
@@ -212,6 +214,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             pending: 0,
             source: 0,
             eager: false,
+            spin: Spin::default(),
             refused: false,
             may_extend: false,
             notifying: false,
@@ -898,6 +901,15 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         }
         if self.free.is_empty() {
             return Some(self.wait_for_slot(core));
+        }
+        if self.pending == 0 && !unsent && self.spin.is_worth_it() {
+            let came =
+                spin(|| (0..self.sources()).any(|source| self.take_from(core, source, 1) > 0));
+            self.spin.learn(came);
+            if came {
+                self.take(core);
+                return Some(Wait::No);
+            }
         }
         let lanes = self.lanes.as_mut()?;
         let foreign = lanes.foreign;
