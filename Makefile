@@ -202,7 +202,7 @@ lint: ## rustfmt and clippy, warnings as errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --release --all-targets -- -D warnings
 
-bench: target/bench/bench $(REFERENCE) ## this engine beside what a program would use otherwise
+bench: target/bench/run $(REFERENCE) ## this engine beside what a program would use otherwise
 	target/bench/bench $(BENCH)
 
 # A peer of the bench: a package of its own, built once. Where that fails its side is left out.
@@ -211,10 +211,10 @@ $(REFERENCE): $(REFERENCE_SOURCES)
 	@$(CARGO) build --locked --release --manifest-path $< --target-dir target/reference || \
 	  echo "bench/reference cannot be built (it needs libclang-dev, and the crates): left out" >&2
 
-target/bench/bench: $(filter-out bench/allocs.c,$(wildcard bench/*.c))
-target/bench/bench: BENCH_LIBS := -luring -luv
+target/bench/run: $(filter-out bench/allocs.c,$(wildcard bench/*.c))
+target/bench/run: BENCH_LIBS := -luring -luv
 target/bench/allocs: bench/allocs.c bench/engine.c bench/file.c | tools-c
-target/bench/bench: | tools-bench
+target/bench/run: | tools-bench
 target/bench/%: $(wildcard bench/*.h) $(HEADER) $(SHARED)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $(filter bench/%.c,$^) $(LINK) $(BENCH_LIBS)

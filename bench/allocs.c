@@ -110,7 +110,7 @@ static bool check_side(const struct side *side, const struct work *work, uint64_
         if (more == 0 || atomic_load(&allocated) <= allowed)
             break;
     }
-    const struct progress *progress = side->progress(self);
+    const struct progress *progress = side->progress(self, 0);
     uint64_t wrong = atomic_load(&progress->wrong);
     bool merged = side->operations(self) < progress->issued;
     side->close(self);
@@ -155,7 +155,7 @@ int main(void)
     bool ok = true;
 
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (file_open(&file, NULL, FILE_SIZE) < 0) {
+    if (file_open(&file, NULL, FILE_SIZE, false) < 0) {
         printf("Bail out! no file to read\n");
         return EXIT_FAILURE;
     }
@@ -166,6 +166,8 @@ int main(void)
         .held = DEPTH,
         .batch = DEPTH / 4,
         .merge_limit = MERGE_LIMIT,
+        .threads = 1,
+        .reactors = 1,
         .blocks = FILE_SIZE / BLOCK,
         .seed = 1,
         .stride = BLOCK,

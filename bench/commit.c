@@ -46,7 +46,8 @@ static void *committer_main(void *arg)
 
 int commits_start(struct commits *c, const struct work *work, commit_fn *commit)
 {
-    progress_init(&c->progress, work);
+    progress_init(&c->progress, work, 0);
+    c->progress.room = work->max_latencies; /* of all threads */
     c->commit = commit;
     if (work->growing && (ftruncate(work->fd, 0) < 0 || fsync(work->fd) < 0))
         return -errno;
@@ -109,7 +110,7 @@ uint64_t commits_syncs(void *self)
     return atomic_load(&((struct commits *)self)->syncs);
 }
 
-struct progress *commits_progress(void *self)
+struct progress *commits_progress(void *self, uint32_t thread)
 {
-    return &((struct commits *)self)->progress;
+    return thread == 0 ? &((struct commits *)self)->progress : NULL;
 }

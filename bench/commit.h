@@ -9,6 +9,8 @@
 
 #include <pthread.h>
 
+enum { MAX_COMMITTERS = 256 };
+
 struct commits;
 
 /* A way to commit: returns 0 when the record is durable, else a negated errno. */
@@ -41,7 +43,7 @@ void commits_end(struct commits *c);
 /* Of a side. */
 int commits_run(void *self, uint64_t count);
 uint64_t commits_syncs(void *self);
-struct progress *commits_progress(void *self);
+struct progress *commits_progress(void *self, uint32_t thread);
 
 /* A buffer with the record in it. There are at least two for each thread. */
 static inline char *commit_stamped(const struct commits *c, uint32_t buffer, uint64_t record)

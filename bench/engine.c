@@ -13,12 +13,10 @@
 #include <stdlib.h>
 #include <io_engine.h>
 
-enum { CACHE_LINE = 64 };
-
 struct engine;
 
 struct slot {
-    _Alignas(CACHE_LINE) ioe_event *event;
+    alignas(CACHE_LINE) ioe_event *event;
     struct engine *engine;
     char *data;
     uint64_t block;
@@ -79,11 +77,11 @@ static struct engine *cannot(struct engine *e, int err)
 static struct engine *engine_new(const struct work *work, ioe_callback callback,
                                  const ioe_config *config, uint32_t n_slots)
 {
-    struct engine *e = calloc(1, sizeof *e);
+    struct engine *e = side_new(sizeof *e);
 
     if (!e)
         return NULL;
-    progress_init(&e->progress, work);
+    progress_init(&e->progress, work, 0);
     sem_init(&e->finished, 0, 0);
     e->n_slots = n_slots;
     e->slots = aligned_alloc(CACHE_LINE, n_slots * sizeof *e->slots);
@@ -122,7 +120,7 @@ static int prepare(struct slot *s)
     const struct work *w = e->progress.work;
 
     s->block = progress_next(&e->progress);
-    if (!w->write)
+    if (!work_writes(w, s->block))
         return ioe_prep_read(s->event, w->fd, s->data, w->block, s->block * w->block);
     block_stamp(w, s->data, s->block);
     return ioe_prep_write(s->event, w->fd, s->data, w->block, s->block * w->block);
@@ -151,9 +149,9 @@ static uint64_t engine_operations(void *self)
     return stats_of(self).operations;
 }
 
-static struct progress *engine_progress(void *self)
+static struct progress *engine_progress(void *self, uint32_t thread)
 {
-    return &((struct engine *)self)->progress;
+    return thread == 0 ? &((struct engine *)self)->progress : NULL;
 }
 
 #define SIDE(side_name, side_what, side_open, side_run)                                            \
@@ -354,7 +352,7 @@ static void *merger_open(const struct work *work)
 
     if (!e)
         return NULL;
-    int err = ioe_merger_new(e->ctx, work->fd, work->write ? IOE_WRITE : IOE_READ,
+    int err = ioe_merger_new(e->ctx, work->fd, work->writes != 0 ? IOE_WRITE : IOE_READ,
                              work->merge_limit, &e->merger);
     return err < 0 ? cannot(e, err) : e;
 }
@@ -436,12 +434,12 @@ const struct side engine_merger =
     SIDE("merger", "engine, workers = 0: another thread adds to an ioe_merger",
          merger_open, merger_run);
 const struct side engine_one_worker =
-    SIDE("1 worker", "engine, workers = 1: another thread submits one by one",
+    SIDE("worker1", "engine, workers = 1: another thread submits one by one",
          one_worker_open, producer_run);
 const struct side engine_one_worker_merging =
-    SIDE("1 worker+m", "the same, merging", one_worker_open_merging, producer_run);
+    SIDE("worker1+m", "the same, merging", one_worker_open_merging, producer_run);
 const struct side engine_two_workers =
-    SIDE("2 workers", "engine, workers = 2: another thread submits one by one",
+    SIDE("workers2", "engine, workers = 2: another thread submits one by one",
          two_workers_open, producer_run);
 
 /* ---- wait: ioe_submit_wait ------------------------------------------------------------------ */

@@ -48,7 +48,7 @@ static void on_written(ioe_event *event, void *arg)
 
 static void *engine_new(const struct work *work, uint32_t flags, commit_fn *commit)
 {
-    struct engine_commits *e = calloc(1, sizeof *e);
+    struct engine_commits *e = side_new(sizeof *e);
     ioe_config config;
     int err = e ? 0 : -ENOMEM;
 
@@ -105,6 +105,7 @@ static uint64_t engine_syncs(void *self)
 #define SIDE(side_name, side_what, side_open)                                                      \
     {                                                                                              \
         .name = side_name, .what = side_what, .open = side_open, .run = commits_run,               \
+        .max_threads = MAX_COMMITTERS,                                                             \
         .syncs = engine_syncs, .progress = commits_progress, .close = engine_close,                \
     }
 

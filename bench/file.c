@@ -29,40 +29,33 @@ static bool sector_is(int fd, uint64_t number)
            stamp == number + 1;
 }
 
-static int fill(int fd, const char *path, uint64_t size)
+int file_fill(const struct bench_file *file, const char *path)
 {
     static char chunk[CHUNK];
 
-    for (uint64_t at = 0; at < size; at += CHUNK) {
+    for (uint64_t at = 0; at < file->size; at += CHUNK) {
         for (uint32_t i = 0; i < CHUNK; i += SECTOR) {
             uint64_t stamp = (at + i) / SECTOR + 1;
             memcpy(chunk + i, &stamp, sizeof stamp);
             memcpy(chunk + i + SECTOR - sizeof stamp, &stamp, sizeof stamp);
         }
-        if (pwrite(fd, chunk, CHUNK, (off_t)at) != CHUNK)
+        if (pwrite(file->buffered, chunk, CHUNK, (off_t)at) != CHUNK)
             return complain(path, "writing");
     }
     /* Dirty pages would be written back while the clock runs. */
-    return fsync(fd) < 0 ? complain(path, "syncing") : 0;
+    return fsync(file->buffered) < 0 ? complain(path, "syncing") : 0;
 }
 
-int file_scratch(struct bench_file *file, const char *path, uint64_t size)
+static int make_nameless(struct bench_file *file)
 {
-    static const char pattern[] = "io_engine-bench-XXXXXX";
-    const char *slash = path ? strrchr(path, '/') : NULL;
-    char name[PATH_MAX];
-    int directory = slash ? (int)(slash - path) + 1 : 0;
+    char name[] = "io_engine-bench-XXXXXX";
 
-    if (snprintf(name, sizeof name, "%.*s%s", directory, path ? path : "", pattern) >=
-        (int)sizeof name)
-        return -ENAMETOOLONG;
     file->buffered = mkostemp(name, O_CLOEXEC);
     if (file->buffered < 0)
         return complain(name, "making");
     file->direct = open(name, O_RDWR | O_DIRECT | O_CLOEXEC);
-    file->size = size;
     unlink(name);
-    return fill(file->buffered, name, size);
+    return file_fill(file, name);
 }
 
 void file_close(struct bench_file *file)
@@ -72,25 +65,26 @@ void file_close(struct bench_file *file)
         close(file->direct);
 }
 
-int file_open(struct bench_file *file, const char *path, uint64_t size)
+int file_open(struct bench_file *file, const char *path, uint64_t size, bool writable)
 {
-    if (!path)
-        return file_scratch(file, NULL, size);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     struct stat st;
 
-    if (fd < 0 || fstat(fd, &st) < 0)
+    file->size = size;
+    if (!path)
+        return make_nameless(file);
+    file->buffered = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (file->buffered < 0 || fstat(file->buffered, &st) < 0)
         return complain(path, "opening");
-    file->direct = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
-    bool ours = (uint64_t)st.st_size == size && sector_is(fd, 0) &&
-                sector_is(fd, size / SECTOR - 1);
-    if (!ours && st.st_size != 0) {
+    file->direct = open(path, (writable ? O_RDWR : O_RDONLY) | O_DIRECT | O_CLOEXEC);
+    if (st.st_size == 0)
+        return file_fill(file, path);
+    bool as_filled = writable || (sector_is(file->buffered, 0) &&
+                                  sector_is(file->buffered, size / SECTOR - 1));
+    if ((size != 0 && (uint64_t)st.st_size != size) || !as_filled) {
         fprintf(stderr, "bench: %s: holds something else: name a file that does not exist\n", path);
         return -EEXIST;
     }
-    file->buffered = fd;
-    file->size = size;
-    return ours ? 0 : fill(fd, path, size);
+    return 0;
 }
 
 int file_cache(const struct bench_file *file, bool cached)

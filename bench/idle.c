@@ -1,5 +1,5 @@
 /*
- * idle.c: what contexts cost that have nothing to do.
+ * idle.c: what contexts cost that have nothing to do, and how long it takes to make one.
  */
 #include "bench.h"
 
@@ -71,15 +71,36 @@ static int use(ioe_context *ctx, const struct bench_file *file, char *buffers)
     return err < 0 ? err : drained < 0 ? drained : failed > 0 ? -EIO : 0;
 }
 
+static uint64_t context_bytes(uint64_t before)
+{
+    uint64_t now = resident_bytes();
+
+    return now > before && before != 0 ? (now - before) / IDLE_CONTEXTS : 0;
+}
+
+/* The first context brings what the process has once: it is made and freed beforehand. */
+static int first_use(const ioe_config *config, const struct bench_file *file, char *buffers)
+{
+    ioe_context *ctx;
+    int err = ioe_context_new(config, &ctx);
+
+    if (err == 0) {
+        err = use(ctx, file, buffers);
+        ioe_context_free(ctx);
+    }
+    return err;
+}
+
 int idle_measure(struct idle *idle, int driver, const struct bench_file *file, double seconds)
 {
     ioe_context *contexts[IDLE_CONTEXTS] = {NULL};
     char *buffers = buffers_new(READS, BLOCK);
     ioe_config config;
-    int err = buffers ? 0 : -ENOMEM;
 
     ioe_config_init(&config, sizeof config);
     config.driver = driver;
+    int err = buffers ? first_use(&config, file, buffers) : -ENOMEM;
+    uint64_t resident = resident_bytes();
     for (uint32_t i = 0; err == 0 && i < IDLE_CONTEXTS; i++) {
         err = ioe_context_new(&config, &contexts[i]);
         if (err == 0)
@@ -94,10 +115,29 @@ int idle_measure(struct idle *idle, int driver, const struct bench_file *file, d
         double spent = after.cpu_seconds - before.cpu_seconds;
         idle->processors = spent > 0 ? spent / seconds : 0;
         idle->wake_ups = (double)(after.wake_ups - before.wake_ups) / seconds;
+        idle->memory = context_bytes(resident);
     }
     for (uint32_t i = 0; i < IDLE_CONTEXTS; i++)
         if (contexts[i])
             ioe_context_free(contexts[i]);
     free(buffers);
+    return err;
+}
+
+int lives_measure(uint64_t *ns, uint32_t n, int driver)
+{
+    ioe_config config;
+    int err = 0;
+
+    ioe_config_init(&config, sizeof config);
+    config.driver = driver;
+    for (uint32_t i = 0; err == 0 && i < n; i++) {
+        ioe_context *ctx;
+        uint64_t start = now_ns();
+        err = ioe_context_new(&config, &ctx);
+        if (err == 0)
+            err = ioe_context_free(ctx);
+        ns[i] = now_ns() - start;
+    }
     return err;
 }

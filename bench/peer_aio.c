@@ -65,12 +65,12 @@ static void aio_free(void *self)
 
 static void *aio_open(const struct work *work)
 {
-    struct aio_side *s = calloc(1, sizeof *s);
+    struct aio_side *s = side_new(sizeof *s);
     uint32_t depth = work->depth;
 
     if (!s)
         return NULL;
-    progress_init(&s->progress, work);
+    progress_init(&s->progress, work, 0);
     s->free_slots = calloc(depth, sizeof *s->free_slots);
     s->block_of = calloc(depth, sizeof *s->block_of);
     s->blocks = calloc(depth, sizeof *s->blocks);
@@ -187,9 +187,9 @@ static uint64_t aio_calls(void *self)
     return ((struct aio_side *)self)->calls;
 }
 
-static struct progress *aio_progress(void *self)
+static struct progress *aio_progress(void *self, uint32_t thread)
 {
-    return &((struct aio_side *)self)->progress;
+    return thread == 0 ? &((struct aio_side *)self)->progress : NULL;
 }
 
 const struct side peer_aio = {

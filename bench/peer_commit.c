@@ -38,6 +38,7 @@ static int sync_file(struct commits *c)
 #define SIDE(side_name, side_what, side_open, side_close)                                          \
     {                                                                                              \
         .name = side_name, .what = side_what, .open = side_open, .run = commits_run,               \
+        .max_threads = MAX_COMMITTERS,                                                             \
         .syncs = commits_syncs, .progress = commits_progress, .close = side_close,                 \
     }
 
@@ -58,7 +59,7 @@ static void alone_close(void *self)
 
 static void *alone_open(const struct work *work)
 {
-    struct commits *c = calloc(1, sizeof *c);
+    struct commits *c = side_new(sizeof *c);
     int err = c ? commits_start(c, work, alone_commit) : -ENOMEM;
 
     if (err == 0)
@@ -218,7 +219,7 @@ static void group_close(void *self)
 
 static void *group_new(const struct work *work, bool leader_writes)
 {
-    struct group *g = calloc(1, sizeof *g);
+    struct group *g = side_new(sizeof *g);
 
     if (!g) {
         cannot("a group by hand", -ENOMEM);
@@ -318,7 +319,7 @@ static void rings_close(void *self)
 static void *rings_open(const struct work *work)
 {
     enum { ENTRIES = 2 };
-    struct rings *r = calloc(1, sizeof *r);
+    struct rings *r = side_new(sizeof *r);
     int err = r ? 0 : -ENOMEM;
 
     if (err == 0 && !(r->rings = calloc(work->threads, sizeof *r->rings)))
@@ -339,5 +340,5 @@ static void *rings_open(const struct work *work)
 }
 
 const struct side peer_commit_uring =
-    SIDE("uring", "each thread: write and fdatasync, linked, on a ring of its own", rings_open,
+    SIDE("commit-ring", "each thread: write and fdatasync, linked, on a ring of its own", rings_open,
          rings_close);

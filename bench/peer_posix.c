@@ -50,11 +50,11 @@ static void posix_free(void *self)
 
 static void *posix_new(const struct work *work, uint32_t n_fds)
 {
-    struct posix_side *s = calloc(1, sizeof *s);
+    struct posix_side *s = side_new(sizeof *s);
 
     if (!s)
         return NULL;
-    progress_init(&s->progress, work);
+    progress_init(&s->progress, work, 0);
     s->blocks = calloc(work->depth, sizeof *s->blocks);
     s->batch = calloc(work->depth, sizeof(struct aiocb *));
     s->block_of = calloc(work->depth, sizeof *s->block_of);
@@ -167,9 +167,9 @@ static int posix_run(void *self, uint64_t count)
     return 0;
 }
 
-static struct progress *posix_progress(void *self)
+static struct progress *posix_progress(void *self, uint32_t thread)
 {
-    return &((struct posix_side *)self)->progress;
+    return thread == 0 ? &((struct posix_side *)self)->progress : NULL;
 }
 
 const struct side peer_posix = {

@@ -14,10 +14,10 @@ struct pread_side {
 
 static void *pread_open(const struct work *work)
 {
-    struct pread_side *s = calloc(1, sizeof *s);
+    struct pread_side *s = side_new(sizeof *s);
 
     if (s)
-        progress_init(&s->progress, work);
+        progress_init(&s->progress, work, 0);
     else
         perror("bench: pread");
     return s;
@@ -47,9 +47,9 @@ static uint64_t pread_calls(void *self)
     return ((struct pread_side *)self)->progress.issued;
 }
 
-static struct progress *pread_progress(void *self)
+static struct progress *pread_progress(void *self, uint32_t thread)
 {
-    return &((struct pread_side *)self)->progress;
+    return thread == 0 ? &((struct pread_side *)self)->progress : NULL;
 }
 
 const struct side peer_pread = {

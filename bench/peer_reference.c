@@ -23,6 +23,7 @@ struct reference_side {
     struct progress progress;
     pid_t pid;
     clockid_t cpu_clock;
+    uint64_t cpu_ns, cpu_ns_before;
     int socket;
     FILE *answers;
 };
@@ -59,12 +60,12 @@ static int find_program(char *path, size_t size)
 static int start(struct reference_side *s, char *path, int other_end)
 {
     const struct work *w = s->progress.work;
-    char numbers[6][24];
+    char numbers[5][24];
     char *argv[] = {path,
                     (char *)ioe_driver_name(w->driver),
-                    w->write ? "write" : "read",
-                    numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], NULL};
-    const uint64_t values[] = {w->block, w->blocks, w->depth, w->queue, w->merge_limit, w->seed};
+                    w->writes != 0 ? "write" : "read",
+                    numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], NULL};
+    const uint64_t values[] = {w->block, w->blocks, w->depth, w->queue, w->merge_limit};
     posix_spawn_file_actions_t actions;
 
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
@@ -88,12 +89,15 @@ static int reference_run(void *self, uint64_t count)
     struct reference_side *s = self;
     char line[64];
     uint64_t wrong;
-    int n = snprintf(line, sizeof line, "%" PRIu64 "\n", count);
+    int n = snprintf(line, sizeof line, "%" PRIu64 " %" PRIu64 "\n", count,
+                     s->progress.work->generation);
 
     if (send(s->socket, line, (size_t)n, MSG_NOSIGNAL) != n)
         return -EPIPE;
     if (!fgets(line, sizeof line, s->answers) || sscanf(line, "%" SCNu64, &wrong) != 1)
         return -EPIPE;
+    s->cpu_ns_before = s->cpu_ns;
+    s->cpu_ns = clock_ns(s->cpu_clock);
     s->progress.issued += count;
     atomic_fetch_add(&s->progress.wrong, wrong);
     return 0;
@@ -101,13 +105,13 @@ static int reference_run(void *self, uint64_t count)
 
 static void *reference_open(const struct work *work)
 {
-    struct reference_side *s = calloc(1, sizeof *s);
+    struct reference_side *s = side_new(sizeof *s);
     char path[PATH_MAX];
     int ends[2];
 
     if (!s)
         return NULL;
-    progress_init(&s->progress, work);
+    progress_init(&s->progress, work, 0);
     s->socket = -1;
     int err = find_program(path, sizeof path);
     if (err == 0 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
@@ -130,14 +134,17 @@ static void *reference_open(const struct work *work)
     return s;
 }
 
-static clockid_t reference_cpu_clock(void *self)
+static void reference_amend(void *self, struct measure *measure)
 {
-    return ((struct reference_side *)self)->cpu_clock;
+    struct reference_side *s = self;
+
+    measure->user_ns = s->cpu_ns - s->cpu_ns_before;
+    measure->system_ns = 0; /* among the former */
 }
 
-static struct progress *reference_progress(void *self)
+static struct progress *reference_progress(void *self, uint32_t thread)
 {
-    return &((struct reference_side *)self)->progress;
+    return thread == 0 ? &((struct reference_side *)self)->progress : NULL;
 }
 
 const struct side peer_reference = {
@@ -145,7 +152,7 @@ const struct side peer_reference = {
     .what = "the crate io-engine 0.12, its MergeSubmitter (bench/reference)",
     .open = reference_open,
     .run = reference_run,
-    .cpu_clock = reference_cpu_clock,
+    .amend = reference_amend,
     .progress = reference_progress,
     .close = reference_free,
 };

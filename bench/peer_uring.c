@@ -46,13 +46,13 @@ static void uring_free(void *self)
 
 static void *uring_open(const struct work *work)
 {
-    struct uring_side *s = calloc(1, sizeof *s);
+    struct uring_side *s = side_new(sizeof *s);
     struct io_uring_params params = {.flags = IORING_SETUP_SINGLE_ISSUER |
                                               IORING_SETUP_DEFER_TASKRUN};
 
     if (!s)
         return NULL;
-    progress_init(&s->progress, work);
+    progress_init(&s->progress, work, 0);
     s->free_slots = calloc(work->depth, sizeof *s->free_slots);
     s->block_of = calloc(work->depth, sizeof *s->block_of);
     for (uint32_t i = 0; s->free_slots && i < work->depth; i++)
@@ -159,9 +159,9 @@ static uint64_t uring_calls(void *self)
     return ((struct uring_side *)self)->calls;
 }
 
-static struct progress *uring_progress(void *self)
+static struct progress *uring_progress(void *self, uint32_t thread)
 {
-    return &((struct uring_side *)self)->progress;
+    return thread == 0 ? &((struct uring_side *)self)->progress : NULL;
 }
 
 const struct side peer_uring = {

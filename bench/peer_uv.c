@@ -43,12 +43,12 @@ static void libuv_free(void *self)
 
 static void *libuv_open(const struct work *work)
 {
-    struct uv_side *s = calloc(1, sizeof *s);
+    struct uv_side *s = side_new(sizeof *s);
 
     if (!s)
         return NULL;
     setenv("UV_USE_IO_URING", "0", 1);
-    progress_init(&s->progress, work);
+    progress_init(&s->progress, work, 0);
     s->slots = calloc(work->depth, sizeof *s->slots);
     int err = s->slots ? uv_loop_init(&s->loop) : UV_ENOMEM;
     if (err < 0) {
@@ -106,9 +106,9 @@ static int libuv_run(void *self, uint64_t count)
     return s->error;
 }
 
-static struct progress *libuv_progress(void *self)
+static struct progress *libuv_progress(void *self, uint32_t thread)
 {
-    return &((struct uv_side *)self)->progress;
+    return thread == 0 ? &((struct uv_side *)self)->progress : NULL;
 }
 
 const struct side peer_uv = {

@@ -3,9 +3,9 @@
 //! event, a bounded channel that makes the producer wait, callbacks inline on the crate's own
 //! thread (they only look at a result and set a flag). Driven by bench/peer_reference.c.
 //!
-//! Arguments: DRIVER read|write BLOCK BLOCKS DEPTH QUEUE LIMIT SEED; the file is descriptor 3.
-//! For each line with a number on standard input that many blocks are transferred; then the number
-//! of those that went wrong is printed.
+//! Arguments: DRIVER read|write BLOCK BLOCKS DEPTH QUEUE LIMIT; the file is descriptor 3. For each
+//! line "COUNT GENERATION" on standard input that many blocks are transferred; then the number of
+//! those that went wrong is printed.
 
 use std::alloc::{alloc_zeroed, Layout};
 use std::env;
@@ -33,13 +33,13 @@ struct Work {
     write: bool,
     block: usize,
     blocks: u64,
-    seed: u64,
+    generation: u64,
 }
 
 impl Work {
     fn stamps(&self, block: u64) -> (u64, u64) {
         let sectors = self.block as u64 / SECTOR;
-        let writer = if self.write { self.seed << 40 } else { 0 };
+        let writer = if self.write { self.generation << 40 } else { 0 };
         (writer + block * sectors + 1, writer + (block + 1) * sectors)
     }
 
@@ -96,7 +96,7 @@ fn main() {
         }
     };
     let write = arguments[1] == "write";
-    let work = Work { write, block: number(2) as usize, blocks: number(3), seed: number(7) };
+    let mut work = Work { write, block: number(2) as usize, blocks: number(3), generation: 0 };
     let (depth, queue, limit) = (number(4) as usize, number(5) as usize, number(6) as usize);
 
     // The channel holds merged events. As many as the queue of the engine holds single ones; beside
@@ -146,7 +146,11 @@ fn main() {
 
     let (mut issued, mut slot) = (0u64, 0usize);
     for line in io::stdin().lock().lines() {
-        let count: u64 = line.expect("a line").trim().parse().expect("a number");
+        let line = line.expect("a line");
+        let mut numbers = line.split_whitespace().map(|n| n.parse().expect("a number"));
+        let mut next = || numbers.next().expect("two numbers");
+        let count: u64 = next();
+        work.generation = next();
         shared.wanted.store(issued + count, Ordering::Release);
         for _ in 0..count {
             while !shared.free[slot].load(Ordering::Acquire) {
