@@ -211,13 +211,19 @@ $(REFERENCE): $(REFERENCE_SOURCES)
 	@$(CARGO) build --locked --release --manifest-path $< --target-dir target/reference || \
 	  echo "bench/reference cannot be built (it needs libclang-dev, and the crates): left out" >&2
 
-target/bench/run: $(filter-out bench/allocs.c,$(wildcard bench/*.c))
-target/bench/run: BENCH_LIBS := -luring -luv
-target/bench/allocs: bench/allocs.c bench/engine.c bench/file.c | tools-c
+target/bench/run: $(filter-out bench/allocs.c,$(wildcard bench/*.c)) target/bench/peer_asio.o
+# What is not here is left out: bench/peer_*.c say so.
+present = $(shell printf '\#include <$(1)>\n' | $(CC) -E -xc - >/dev/null 2>&1 && echo $(2))
+target/bench/run: BENCH_LIBS = $(call present,liburing.h,-luring) $(call present,uv.h,-luv) -lstdc++
+target/bench/allocs: $(addprefix bench/,allocs.c crew.c engine.c file.c) | tools-c
 target/bench/run: | tools-bench
 target/bench/%: $(wildcard bench/*.h) $(HEADER) $(SHARED)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $(filter bench/%.c,$^) $(LINK) $(BENCH_LIBS)
+	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $(filter bench/%.c %.o,$^) $(LINK) $(BENCH_LIBS)
+
+target/bench/%.o: bench/%.cc $(wildcard bench/*.h) | tools-bench
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -std=c++23 -D_GNU_SOURCE $(WARNINGS) -c -o $@ $<
 
 DEST_LIB := $(DESTDIR)$(LIBDIR)
 DEST_INCLUDE := $(DESTDIR)$(PREFIX)/include
@@ -265,5 +271,12 @@ tools-faults: tools-c
 tools-crash:
 	$(call bring,losetup mkfs.ext4,stdio.h,util-linux e2fsprogs)
 
+# Debian 12 has a newer one of this name, which knows of files; from Debian 13 on the usual one does.
+BOOST = $(shell apt-cache show libboost1.81-dev >/dev/null 2>&1 && echo libboost1.81-dev || echo libboost-dev)
+# A peer that cannot be had is left out.
 tools-bench:
-	$(call bring,$(CC),liburing.h uv.h,gcc liburing-dev libuv1-dev)
+	$(call bring,$(CC) $(CXX),stdio.h,gcc g++)
+	-$(call bring,$(CC),liburing.h,liburing-dev)
+	-$(call bring,$(CC),uv.h,libuv1-dev)
+	-$(call bring,$(CC),boost/asio/detail/io_uring_service.hpp,$(BOOST))
+	-$(call bring,fio,stdio.h,fio)

@@ -115,8 +115,11 @@ struct side {
     side(engine_polled_merging) side(engine_inline_merging) side(engine_producer_merging)          \
     side(engine_batches) side(engine_batches_merging) side(engine_merger)                          \
     side(engine_one_worker_merging)                                                                \
-    side(peer_uring) side(peer_uring_registered) side(peer_pread)                                  \
-    side(peer_aio) side(peer_posix) side(peer_posix_two) side(peer_uv) side(peer_reference)        \
+    side(peer_uring) side(peer_uring_cooperative) side(peer_uring_files)                           \
+    side(peer_uring_registered) side(peer_uring_loop) side(peer_pread) side(peer_aio)              \
+    side(peer_posix) side(peer_posix_two) side(peer_posix_many) side(peer_uv) side(peer_uv_wide)   \
+    side(peer_asio) side(peer_reference) side(peer_reference_producer)                             \
+    side(peer_reference_inline) side(peer_reference_worker) side(peer_reference_workers)           \
     /* Threads that each append a record and wait until it is durable: commit.h. */                \
     side(peer_commit_alone) side(peer_commit_uring)                                                \
     side(peer_commit_group) side(peer_commit_group_writing)                                        \
@@ -126,15 +129,15 @@ struct side {
 SIDES(DECLARE_SIDE)
 
 /* In the place of one whose library was not there when the bench was built: says what to install. */
-#define SIDE_NOT_BUILT(side, side_name, side_what, package)                                        \
-    static void *side##_cannot(const struct work *work)                                            \
+#define SIDE_NOT_BUILT(id, side_name, side_what, package)                                          \
+    static void *id##_cannot(const struct work *work)                                              \
     {                                                                                              \
         (void)work;                                                                                \
         fprintf(stderr, "bench: built without %s: apt-get install %s, and make it again\n",        \
                 side_what, package);                                                               \
         return NULL;                                                                               \
     }                                                                                              \
-    const struct side side = {.name = side_name, .what = side_what, .open = side##_cannot}
+    const struct side id = {.name = side_name, .what = side_what, .open = id##_cannot}
 
 /* What contexts of a driver cost that were used and now have nothing to do. */
 struct bench_file;

@@ -2,34 +2,35 @@
  * engine.c: the same transfers by the engine, in each of the ways a program may use it. Every event
  * is made once and used again: a callback that has checked its data makes the event free.
  *
- * The sides that merge run the same code as those that do not; only the configuration differs.
+ * As many threads as are asked for submit, each its own events: to one context, but those that poll
+ * have one of their own each, as their peers have a ring. The sides that merge run the same code as
+ * those that do not; only the configuration differs.
  */
-#include "bench.h"
+#include "crew.h"
+#include "transfer.h"
 
 #include <errno.h>
 #include <sched.h>
 #include <semaphore.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <io_engine.h>
 
-struct engine;
+struct submitter;
 
 struct slot {
     alignas(CACHE_LINE) ioe_event *event;
-    struct engine *engine;
-    char *data;
-    uint64_t block;
-    uint64_t start;      /* where latencies are wanted */
+    struct submitter *submitter;
+    struct transfer transfer;
     atomic_bool is_free; /* producer: the callback is through with it */
 };
 
-struct engine {
+/* A thread that submits. */
+struct submitter {
     struct progress progress;
+    struct engine *engine;
     ioe_context *ctx;
     struct slot *slots;
     uint32_t n_slots;
-
+    uint32_t batch_size;
     ioe_event **batch;
 
     /* polled */
@@ -47,96 +48,182 @@ struct engine {
     ioe_merger *merger;
 };
 
+typedef int submitter_run(struct submitter *s, uint64_t count);
+
+/* A way to use it. */
+struct way {
+    uint32_t workers, flags;
+    bool merging;    /* the context has a merge_limit */
+    bool has_merger; /* each thread has one, and the context none */
+    ioe_callback callback;
+    submitter_run *run;
+    uint32_t (*n_slots)(const struct work *work); /* of a thread */
+    uint32_t (*queue)(const struct work *work);   /* of a context; NULL: the default */
+};
+
+struct engine {
+    const struct work *work;
+    const struct way *way;
+    ioe_context *ctx; /* NULL: each thread has its own */
+    struct crew crew;
+    uint64_t count; /* of this run */
+    struct submitter *submitters;
+};
+
 /* ---- common -------------------------------------------------------------------------------- */
+
+static void submitter_end(struct submitter *s)
+{
+    if (s->merger)
+        ioe_merger_free(s->merger);
+    if (s->ctx && s->ctx != s->engine->ctx)
+        ioe_context_free(s->ctx);
+}
 
 static void engine_free(void *self)
 {
     struct engine *e = self;
+    uint32_t n = e->submitters ? e->work->threads : 0;
 
-    if (e->merger)
-        ioe_merger_free(e->merger);
+    crew_end(&e->crew); /* a polled context is freed by another thread once its owner has ended */
+    for (uint32_t i = 0; i < n; i++)
+        submitter_end(&e->submitters[i]);
     if (e->ctx)
         ioe_context_free(e->ctx);
-    for (uint32_t i = 0; e->slots && i < e->n_slots; i++)
-        ioe_event_free(e->slots[i].event);
-    free(e->slots);
-    free(e->free_slots);
-    free(e->batch);
-    sem_destroy(&e->finished);
+    for (uint32_t i = 0; i < n; i++) {
+        struct submitter *s = &e->submitters[i];
+        for (uint32_t k = 0; s->slots && k < s->n_slots; k++)
+            ioe_event_free(s->slots[k].event);
+        free(s->slots);
+        free(s->free_slots);
+        free(s->batch);
+        sem_destroy(&s->finished);
+    }
+    free(e->submitters);
     free(e);
 }
 
-static struct engine *cannot(struct engine *e, int err)
+/* A context of its own has a thread's share of what is asked for. */
+static int context_new(const struct engine *e, bool own, ioe_context **out)
 {
-    fprintf(stderr, "bench: the engine on %s cannot be set up: %s\n",
-            ioe_driver_name(e->progress.work->driver), ioe_strerror(err));
-    engine_free(e);
-    return NULL;
+    const struct work *w = e->work;
+    const struct way *way = e->way;
+    ioe_config config;
+
+    ioe_config_init(&config, sizeof config);
+    config.driver = w->driver;
+    config.depth = own ? share_of(w->depth, w) : w->depth;
+    config.workers = way->workers;
+    config.flags = way->flags;
+    if (way->queue)
+        config.queue_size = own ? share_of(way->queue(w), w) : way->queue(w);
+    if (way->merging)
+        config.merge_limit = w->merge_limit;
+    return ioe_context_new(&config, out);
 }
 
-static struct engine *engine_new(const struct work *work, ioe_callback callback,
-                                 const ioe_config *config, uint32_t n_slots)
+static int submitter_begin(struct engine *e, uint32_t thread)
+{
+    const struct work *w = e->work;
+    struct submitter *s = &e->submitters[thread];
+
+    s->engine = e;
+    progress_init(&s->progress, w, thread);
+    sem_init(&s->finished, 0, 0);
+    s->n_slots = e->way->n_slots(w);
+    s->batch_size = share_of(w->batch, w);
+    s->slots = side_new(s->n_slots * sizeof *s->slots);
+    s->free_slots = calloc(s->n_slots, sizeof *s->free_slots);
+    s->batch = calloc(s->n_slots, sizeof *s->batch);
+    if (!s->slots || !s->free_slots || !s->batch)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < s->n_slots; i++) {
+        struct slot *slot = &s->slots[i];
+        slot->event = ioe_event_new();
+        slot->submitter = s;
+        slot->transfer.data = w->buffers + (thread * s->n_slots + i) * w->stride;
+        atomic_init(&slot->is_free, true);
+        s->free_slots[s->n_free++] = slot;
+        if (!slot->event)
+            return -ENOMEM;
+        if (e->way->callback)
+            ioe_event_set_callback(slot->event, e->way->callback, slot);
+    }
+    s->ctx = e->ctx;
+    int err = s->ctx ? 0 : context_new(e, true, &s->ctx);
+    if (err == 0 && e->way->has_merger)
+        err = ioe_merger_new(s->ctx, w->fd, w->writes != 0 ? IOE_WRITE : IOE_READ, w->merge_limit,
+                             &s->merger);
+    return err;
+}
+
+static void *engine_new(const struct work *work, const struct way *way)
 {
     struct engine *e = side_new(sizeof *e);
 
     if (!e)
         return NULL;
-    progress_init(&e->progress, work, 0);
-    sem_init(&e->finished, 0, 0);
-    e->n_slots = n_slots;
-    e->slots = aligned_alloc(CACHE_LINE, n_slots * sizeof *e->slots);
-    e->free_slots = calloc(n_slots, sizeof *e->free_slots);
-    e->batch = calloc(n_slots, sizeof *e->batch);
-    int err = e->slots && e->free_slots && e->batch ? 0 : -ENOMEM;
-    for (uint32_t i = 0; err == 0 && i < n_slots; i++) {
-        struct slot *s = &e->slots[i];
-        *s = (struct slot){.event = ioe_event_new(),
-                           .engine = e,
-                           .data = work->buffers + i * work->stride,
-                           .is_free = true};
-        e->free_slots[e->n_free++] = s;
-        err = callback ? ioe_event_set_callback(s->event, callback, s) : s->event ? 0 : -ENOMEM;
+    e->work = work;
+    e->way = way;
+    e->submitters = side_new(work->threads * sizeof *e->submitters);
+    int err = e->submitters ? crew_start(&e->crew, work->threads) : -ENOMEM;
+    if (err == 0 && !(way->flags & IOE_POLLED))
+        err = context_new(e, false, &e->ctx);
+    for (uint32_t i = 0; err == 0 && i < work->threads; i++)
+        err = submitter_begin(e, i);
+    if (err < 0) {
+        fprintf(stderr, "bench: the engine on %s cannot be set up: %s\n",
+                ioe_driver_name(work->driver), ioe_strerror(err));
+        engine_free(e);
+        return NULL;
     }
-    if (err == 0)
-        err = ioe_context_new(config, &e->ctx);
-    return err < 0 ? cannot(e, err) : e;
+    return e;
 }
 
-static ioe_config config_of(const struct work *work, uint32_t workers, uint32_t flags)
+static int run_submitter(void *self, uint32_t thread)
 {
-    ioe_config config;
+    struct engine *e = self;
 
-    ioe_config_init(&config, sizeof config);
-    config.driver = work->driver;
-    config.depth = work->depth;
-    config.workers = workers;
-    config.flags = flags;
-    return config;
+    return e->way->run(&e->submitters[thread], count_of(e->count, e->work, thread));
 }
 
-static int prepare(struct slot *s)
+static int engine_run(void *self, uint64_t count)
 {
-    struct engine *e = s->engine;
-    const struct work *w = e->progress.work;
+    struct engine *e = self;
 
-    s->block = progress_next(&e->progress);
-    if (!work_writes(w, s->block))
-        return ioe_prep_read(s->event, w->fd, s->data, w->block, s->block * w->block);
-    block_stamp(w, s->data, s->block);
-    return ioe_prep_write(s->event, w->fd, s->data, w->block, s->block * w->block);
+    e->count = count;
+    int err = crew_run(&e->crew, run_submitter, e);
+    /* What was handed over and not waited for; what mergers gathered is flushed. */
+    return err < 0 || !e->ctx ? err : ioe_drain(e->ctx, -1);
 }
 
-static void check(struct slot *s)
+static int prepare(struct slot *slot)
 {
-    progress_check(&s->engine->progress, s->block, s->data, ioe_event_result(s->event));
+    struct transfer *t = &slot->transfer;
+    const struct work *w = slot->submitter->progress.work;
+    bool writes = transfer_next(t, &slot->submitter->progress);
+
+    return writes ? ioe_prep_write(slot->event, w->fd, t->data, w->block, transfer_offset(t, w))
+                  : ioe_prep_read(slot->event, w->fd, t->data, w->block, transfer_offset(t, w));
 }
 
+static void check(struct slot *slot)
+{
+    transfer_done(&slot->transfer, &slot->submitter->progress, ioe_event_result(slot->event));
+}
+
+/* The counters of all contexts, whichever of them is asked for. */
 static ioe_stats stats_of(void *self)
 {
-    ioe_stats stats;
+    const struct engine *e = self;
+    ioe_stats sum = {0}, stats;
 
-    ioe_context_stats(((struct engine *)self)->ctx, &stats, sizeof stats);
-    return stats;
+    for (uint32_t i = 0; i < (e->ctx ? 1 : e->work->threads); i++) {
+        ioe_context_stats(e->submitters[i].ctx, &stats, sizeof stats);
+        sum.system_calls += stats.system_calls;
+        sum.operations += stats.operations;
+    }
+    return sum;
 }
 
 static uint64_t engine_calls(void *self)
@@ -151,325 +238,250 @@ static uint64_t engine_operations(void *self)
 
 static struct progress *engine_progress(void *self, uint32_t thread)
 {
-    return thread == 0 ? &((struct engine *)self)->progress : NULL;
+    struct engine *e = self;
+
+    return thread < e->work->threads ? &e->submitters[thread].progress : NULL;
 }
 
-#define SIDE(side_name, side_what, side_open, side_run)                                            \
+/* A side, and the way it goes. */
+#define ENGINE_SIDE(id, side_name, side_what, ...)                                                 \
+    static const struct way id##_way = {__VA_ARGS__};                                              \
+    static void *id##_open(const struct work *work)                                                \
     {                                                                                              \
-        .name = side_name, .what = side_what, .open = side_open, .run = side_run,                  \
-        .system_calls = engine_calls, .operations = engine_operations,                             \
-        .progress = engine_progress, .close = engine_free,                                         \
-    }
+        return engine_new(work, &id##_way);                                                        \
+    }                                                                                              \
+    const struct side id = {.name = side_name,                                                     \
+                              .what = side_what,                                                   \
+                              .max_threads = MAX_SUBMITTERS,                                       \
+                              .open = id##_open,                                                   \
+                              .run = engine_run,                                                   \
+                              .system_calls = engine_calls,                                        \
+                              .operations = engine_operations,                                     \
+                              .progress = engine_progress,                                         \
+                              .close = engine_free}
 
-/* ---- polled: one thread, batches, callbacks inside ioe_poll ---------------------------------- */
+/* ---- polled: batches, callbacks inside ioe_poll ---------------------------------------------- */
 
 static void on_polled(ioe_event *event, void *arg)
 {
-    struct slot *s = arg;
-    struct engine *e = s->engine;
+    struct slot *slot = arg;
+    struct submitter *s = slot->submitter;
 
     (void)event;
-    check(s);
-    e->free_slots[e->n_free++] = s;
-    e->in_flight--;
+    check(slot);
+    s->free_slots[s->n_free++] = slot;
+    s->in_flight--;
 }
 
-static void *polled_new(const struct work *work, uint32_t merge_limit)
+static uint32_t polled_queue(const struct work *work)
 {
-    ioe_config config = config_of(work, 0, IOE_POLLED);
-
-    config.queue_size = work->held;
-    config.merge_limit = merge_limit;
-    return engine_new(work, on_polled, &config, work->held);
+    return work->held;
 }
 
-static void *polled_open(const struct work *work)
+static uint32_t polled_slots(const struct work *work)
 {
-    return polled_new(work, 0);
+    return share_of(work->held, work);
 }
 
-static void *polled_open_merging(const struct work *work)
+static int polled_run(struct submitter *s, uint64_t count)
 {
-    return polled_new(work, work->merge_limit);
-}
-
-static int polled_run(void *self, uint64_t count)
-{
-    struct engine *e = self;
-    const struct work *w = e->progress.work;
-    uint64_t to_issue = count;
-
-    for (uint64_t done = 0; done < count;) {
+    for (uint64_t to_issue = count, done = 0; done < count;) {
         uint32_t n = 0;
-        uint64_t start = progress_clock(&e->progress);
-        for (; n < w->batch && to_issue > 0 && e->n_free > 0; n++, to_issue--) {
-            struct slot *s = e->free_slots[--e->n_free];
-            int err = prepare(s);
+        for (; n < s->batch_size && to_issue > 0 && s->n_free > 0; n++, to_issue--) {
+            struct slot *slot = s->free_slots[--s->n_free];
+            int err = prepare(slot);
             if (err < 0)
                 return err;
-            e->batch[n] = s->event;
+            s->batch[n] = slot->event;
         }
-        int accepted = ioe_submit_batch(e->ctx, e->batch, n);
+        int accepted = ioe_submit_batch(s->ctx, s->batch, n);
         if (accepted != (int)n)
             return accepted < 0 ? accepted : -EAGAIN;
-        e->in_flight += n;
+        s->in_flight += n;
         /* As the hand-written ring: with room for more there is nothing to wait for yet. */
-        bool full = to_issue == 0 || e->n_free == 0;
-        uint32_t wait = !full ? 0 : e->in_flight < w->batch ? e->in_flight : w->batch;
-        int ran = ioe_poll(e->ctx, wait, -1);
+        bool full = to_issue == 0 || s->n_free == 0;
+        uint32_t wait = !full ? 0 : s->in_flight < s->batch_size ? s->in_flight : s->batch_size;
+        int ran = ioe_poll(s->ctx, wait, -1);
         if (ran < 0)
             return ran;
-        if (ran > 0)
-            progress_time(&e->progress, start);
         done += (uint64_t)ran;
     }
     return 0;
 }
 
-const struct side engine_polled =
-    SIDE("polled", "engine, IOE_POLLED: submit a batch, poll", polled_open, polled_run);
-const struct side engine_polled_merging =
-    SIDE("polled+m", "the same, merging", polled_open_merging, polled_run);
+#define POLLED                                                                                     \
+    .flags = IOE_POLLED, .callback = on_polled, .run = polled_run, .n_slots = polled_slots,        \
+    .queue = polled_queue
+ENGINE_SIDE(engine_polled, "polled", "engine, IOE_POLLED: submit a batch, poll", POLLED);
+ENGINE_SIDE(engine_polled_merging, "polled+m", "the same, merging", POLLED, .merging = true);
 
-/* ---- inline: callbacks on the driver thread submit the next read themselves ------------------ */
+/* ---- inline: callbacks on the driver thread submit the next transfer themselves -------------- */
 
 static void on_inline(ioe_event *event, void *arg)
 {
-    struct slot *s = arg;
-    struct engine *e = s->engine;
+    struct slot *slot = arg;
+    struct submitter *s = slot->submitter;
 
-    check(s);
-    progress_time(&e->progress, s->start);
-    if (e->to_issue > 0) {
-        e->to_issue--;
-        s->start = progress_clock(&e->progress);
-        int err = prepare(s);
+    check(slot);
+    if (s->to_issue > 0) {
+        s->to_issue--;
+        int err = prepare(slot);
         if (err == 0)
-            err = ioe_submit(e->ctx, event);
+            err = ioe_submit(s->ctx, event);
         if (err < 0) {
-            e->error = err;
-            e->to_finish--;
+            s->error = err;
+            s->to_finish--;
         }
     }
-    if (--e->to_finish == 0)
-        sem_post(&e->finished);
+    if (--s->to_finish == 0)
+        sem_post(&s->finished);
 }
 
-static void *inline_new(const struct work *work, uint32_t merge_limit)
+static uint32_t depth_slots(const struct work *work)
 {
-    ioe_config config = config_of(work, 0, 0);
-
-    config.merge_limit = merge_limit;
-    return engine_new(work, on_inline, &config, work->depth);
+    return share_of(work->depth, work);
 }
 
-static void *inline_open(const struct work *work)
+static int inline_run(struct submitter *s, uint64_t count)
 {
-    return inline_new(work, 0);
-}
+    uint32_t n = count < s->n_slots ? (uint32_t)count : s->n_slots;
 
-static void *inline_open_merging(const struct work *work)
-{
-    return inline_new(work, work->merge_limit);
-}
-
-static int inline_run(void *self, uint64_t count)
-{
-    struct engine *e = self;
-    uint32_t n = count < e->n_slots ? (uint32_t)count : e->n_slots;
-
-    e->to_issue = count - n;
-    e->to_finish = count;
+    if (n == 0)
+        return 0;
+    s->to_issue = count - n;
+    s->to_finish = count;
     for (uint32_t i = 0; i < n; i++) {
-        e->slots[i].start = progress_clock(&e->progress);
-        int err = prepare(&e->slots[i]);
+        int err = prepare(&s->slots[i]);
         if (err < 0)
             return err;
-        e->batch[i] = e->slots[i].event;
+        s->batch[i] = s->slots[i].event;
     }
-    int accepted = ioe_submit_batch(e->ctx, e->batch, n);
+    int accepted = ioe_submit_batch(s->ctx, s->batch, n);
     if (accepted != (int)n)
         return accepted < 0 ? accepted : -EAGAIN;
-    while (sem_wait(&e->finished) < 0)
+    while (sem_wait(&s->finished) < 0)
         ; /* a signal */
-    return e->error;
+    return s->error;
 }
 
-const struct side engine_inline =
-    SIDE("inline", "engine, workers = 0: callbacks submit again", inline_open, inline_run);
-const struct side engine_inline_merging =
-    SIDE("inline+m", "the same, merging", inline_open_merging, inline_run);
+#define INLINE .callback = on_inline, .run = inline_run, .n_slots = depth_slots
+ENGINE_SIDE(engine_inline, "inline", "engine, workers = 0: callbacks submit again", INLINE);
+ENGINE_SIDE(engine_inline_merging, "inline+m", "the same, merging", INLINE, .merging = true);
 
-/* ---- producer: one thread submits, callbacks give the events back ---------------------------- */
+/* ---- producer: other threads submit, callbacks give the events back --------------------------- */
 
 static void on_produced(ioe_event *event, void *arg)
 {
-    struct slot *s = arg;
+    struct slot *slot = arg;
 
     (void)event;
-    check(s);
-    atomic_store_explicit(&s->is_free, true, memory_order_release);
+    check(slot);
+    atomic_store_explicit(&slot->is_free, true, memory_order_release);
 }
 
-static struct engine *producer_new(const struct work *work, uint32_t workers, uint32_t merge_limit)
+static uint32_t producer_queue(const struct work *work)
 {
-    ioe_config config = config_of(work, workers, 0);
-
-    config.queue_size = work->queue;
-    config.merge_limit = merge_limit;
-    return engine_new(work, on_produced, &config, work_buffers(work));
+    return work->queue;
 }
 
-static void *producer_open(const struct work *work)
+static uint32_t producer_slots(const struct work *work)
 {
-    return producer_new(work, 0, 0);
-}
-
-static void *producer_open_merging(const struct work *work)
-{
-    return producer_new(work, 0, work->merge_limit);
-}
-
-static void *one_worker_open(const struct work *work)
-{
-    return producer_new(work, 1, 0);
-}
-
-static void *one_worker_open_merging(const struct work *work)
-{
-    return producer_new(work, 1, work->merge_limit);
-}
-
-static void *two_workers_open(const struct work *work)
-{
-    return producer_new(work, 2, 0);
-}
-
-/* Its own limit; the context has none. */
-static void *merger_open(const struct work *work)
-{
-    struct engine *e = producer_new(work, 0, 0);
-
-    if (!e)
-        return NULL;
-    int err = ioe_merger_new(e->ctx, work->fd, work->writes != 0 ? IOE_WRITE : IOE_READ,
-                             work->merge_limit, &e->merger);
-    return err < 0 ? cannot(e, err) : e;
+    return work_buffers(work) / work->threads;
 }
 
 /* The next event of the circle, prepared; waits until its callback is through with it. */
-static int next_event(struct engine *e, ioe_event **event)
+static int next_event(struct submitter *s, ioe_event **event)
 {
-    struct slot *s = &e->slots[e->next_slot];
+    struct slot *slot = &s->slots[s->next_slot];
 
-    e->next_slot = e->next_slot + 1 < e->n_slots ? e->next_slot + 1 : 0;
-    while (!atomic_load_explicit(&s->is_free, memory_order_acquire))
+    s->next_slot = s->next_slot + 1 < s->n_slots ? s->next_slot + 1 : 0;
+    while (!atomic_load_explicit(&slot->is_free, memory_order_acquire))
         sched_yield();
-    atomic_store_explicit(&s->is_free, false, memory_order_relaxed);
-    *event = s->event;
-    return prepare(s);
+    atomic_store_explicit(&slot->is_free, false, memory_order_relaxed);
+    *event = slot->event;
+    return prepare(slot);
 }
 
-static int producer_run(void *self, uint64_t count)
+static int producer_run(struct submitter *s, uint64_t count)
 {
-    struct engine *e = self;
     ioe_event *event;
 
     while (count-- > 0) {
-        int err = next_event(e, &event);
+        int err = next_event(s, &event);
         if (err == 0)
-            err = ioe_submit(e->ctx, event);
+            err = ioe_submit(s->ctx, event);
         if (err < 0)
             return err;
-    }
-    return ioe_drain(e->ctx, -1);
-}
-
-static int batches_run(void *self, uint64_t count)
-{
-    struct engine *e = self;
-    uint32_t batch = e->progress.work->batch;
-
-    for (uint64_t left = count; left > 0;) {
-        uint32_t n = left < batch ? (uint32_t)left : batch;
-        for (uint32_t i = 0; i < n; i++) {
-            int err = next_event(e, &e->batch[i]);
-            if (err < 0)
-                return err;
-        }
-        int accepted = ioe_submit_batch(e->ctx, e->batch, n);
-        if (accepted != (int)n)
-            return accepted < 0 ? accepted : -EAGAIN;
-        left -= n;
-    }
-    return ioe_drain(e->ctx, -1);
-}
-
-static int merger_run(void *self, uint64_t count)
-{
-    struct engine *e = self;
-    ioe_event *event;
-
-    while (count-- > 0) {
-        int err = next_event(e, &event);
-        if (err == 0)
-            err = ioe_merger_add(e->merger, event);
-        if (err < 0)
-            return err;
-    }
-    return ioe_drain(e->ctx, -1); /* flushes it */
-}
-
-const struct side engine_producer =
-    SIDE("producer", "engine, workers = 0: another thread submits one by one",
-         producer_open, producer_run);
-const struct side engine_producer_merging =
-    SIDE("producer+m", "the same, merging", producer_open_merging, producer_run);
-const struct side engine_batches =
-    SIDE("batches", "engine, workers = 0: another thread submits batches",
-         producer_open, batches_run);
-const struct side engine_batches_merging =
-    SIDE("batches+m", "the same, merging", producer_open_merging, batches_run);
-const struct side engine_merger =
-    SIDE("merger", "engine, workers = 0: another thread adds to an ioe_merger",
-         merger_open, merger_run);
-const struct side engine_one_worker =
-    SIDE("worker1", "engine, workers = 1: another thread submits one by one",
-         one_worker_open, producer_run);
-const struct side engine_one_worker_merging =
-    SIDE("worker1+m", "the same, merging", one_worker_open_merging, producer_run);
-const struct side engine_two_workers =
-    SIDE("workers2", "engine, workers = 2: another thread submits one by one",
-         two_workers_open, producer_run);
-
-/* ---- wait: ioe_submit_wait ------------------------------------------------------------------ */
-
-static void *wait_open(const struct work *work)
-{
-    ioe_config config = config_of(work, 0, 0);
-
-    return engine_new(work, NULL, &config, work->depth);
-}
-
-static int wait_run(void *self, uint64_t count)
-{
-    struct engine *e = self;
-    uint32_t slot = 0;
-
-    while (count-- > 0) {
-        struct slot *s = &e->slots[slot];
-        uint64_t start = progress_clock(&e->progress);
-        int err = prepare(s);
-        if (err < 0)
-            return err;
-        int64_t result = ioe_submit_wait(e->ctx, s->event);
-        progress_check(&e->progress, s->block, s->data, result);
-        progress_time(&e->progress, start);
-        if (++slot == e->n_slots)
-            slot = 0;
     }
     return 0;
 }
 
-const struct side engine_wait =
-    SIDE("submit_wait", "engine, ioe_submit_wait in a loop", wait_open, wait_run);
+static int batches_run(struct submitter *s, uint64_t count)
+{
+    while (count > 0) {
+        uint32_t n = count < s->batch_size ? (uint32_t)count : s->batch_size;
+        for (uint32_t i = 0; i < n; i++) {
+            int err = next_event(s, &s->batch[i]);
+            if (err < 0)
+                return err;
+        }
+        int accepted = ioe_submit_batch(s->ctx, s->batch, n);
+        if (accepted != (int)n)
+            return accepted < 0 ? accepted : -EAGAIN;
+        count -= n;
+    }
+    return 0;
+}
+
+static int merger_run(struct submitter *s, uint64_t count)
+{
+    ioe_event *event;
+
+    while (count-- > 0) {
+        int err = next_event(s, &event);
+        if (err == 0)
+            err = ioe_merger_add(s->merger, event);
+        if (err < 0)
+            return err;
+    }
+    return 0;
+}
+
+#define PRODUCER .callback = on_produced, .n_slots = producer_slots, .queue = producer_queue
+ENGINE_SIDE(engine_producer, "producer", "engine, workers = 0: other threads submit one by one",
+            PRODUCER, .run = producer_run);
+ENGINE_SIDE(engine_producer_merging, "producer+m", "the same, merging", PRODUCER,
+            .run = producer_run, .merging = true);
+ENGINE_SIDE(engine_batches, "batches", "engine, workers = 0: other threads submit batches", PRODUCER,
+            .run = batches_run);
+ENGINE_SIDE(engine_batches_merging, "batches+m", "the same, merging", PRODUCER, .run = batches_run,
+            .merging = true);
+ENGINE_SIDE(engine_merger, "merger", "engine, workers = 0: other threads add to an ioe_merger",
+            PRODUCER, .run = merger_run, .has_merger = true);
+ENGINE_SIDE(engine_one_worker, "worker1", "engine, workers = 1: other threads submit one by one",
+            PRODUCER, .run = producer_run, .workers = 1);
+ENGINE_SIDE(engine_one_worker_merging, "worker1+m", "the same, merging", PRODUCER,
+            .run = producer_run, .workers = 1, .merging = true);
+ENGINE_SIDE(engine_two_workers, "workers2", "engine, workers = 2: other threads submit one by one",
+            PRODUCER, .run = producer_run, .workers = 2);
+
+/* ---- wait: ioe_submit_wait ------------------------------------------------------------------- */
+
+static int wait_run(struct submitter *s, uint64_t count)
+{
+    uint32_t k = 0;
+
+    while (count-- > 0) {
+        struct slot *slot = &s->slots[k];
+        int err = prepare(slot);
+        if (err < 0)
+            return err;
+        int64_t result = ioe_submit_wait(s->ctx, slot->event);
+        transfer_done(&slot->transfer, &s->progress, result);
+        k = k + 1 < s->n_slots ? k + 1 : 0;
+    }
+    return 0;
+}
+
+ENGINE_SIDE(engine_wait, "submit_wait", "engine, ioe_submit_wait in a loop", .run = wait_run,
+            .n_slots = depth_slots);
