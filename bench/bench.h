@@ -137,7 +137,18 @@ SIDES(DECLARE_SIDE)
                 side_what, package);                                                               \
         return NULL;                                                                               \
     }                                                                                              \
-    const struct side id = {.name = side_name, .what = side_what, .open = id##_cannot}
+    const struct side id = {.name = side_name,                                                     \
+                            .what = side_what,                                                     \
+                            .max_threads = UINT32_MAX,                                             \
+                            .no_writes = false,                                                    \
+                            .open = id##_cannot,                                                   \
+                            .run = NULL,                                                           \
+                            .system_calls = NULL,                                                  \
+                            .operations = NULL,                                                    \
+                            .syncs = NULL,                                                         \
+                            .amend = NULL,                                                         \
+                            .progress = NULL,                                                      \
+                            .close = NULL}
 
 /* What contexts of a driver cost that were used and now have nothing to do. */
 struct bench_file;

@@ -10,38 +10,19 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static void commit_records(struct commits *c, uint32_t thread)
+static int commit_records(void *self, uint32_t thread)
 {
-    const struct work *w = c->progress.work;
-    uint64_t room = w->max_latencies / w->threads, record;
-    uint32_t *latencies = w->latencies + thread * room;
-    struct committer *me = &c->committers[thread];
+    struct commits *c = self;
+    uint64_t record;
 
-    me->timed = 0;
     while ((record = atomic_fetch_add_explicit(&c->next, 1, memory_order_relaxed)) < c->end) {
-        uint64_t start = now_ns();
+        uint64_t start = c->progress.latencies ? now_ns() : 0;
         int err = c->commit(c, thread, record);
-        if (err < 0) {
-            atomic_store(&c->error, err);
-            return;
-        }
-        if (me->timed < room)
-            latencies[me->timed++] = (uint32_t)(now_ns() - start);
+        if (err < 0)
+            return err;
+        progress_time(&c->progress, start);
     }
-}
-
-static void *committer_main(void *arg)
-{
-    struct committer *me = arg;
-    struct commits *c = me->commits;
-
-    for (;;) {
-        pthread_barrier_wait(&c->gate);
-        if (c->ending)
-            return NULL;
-        commit_records(c, (uint32_t)(me - c->committers));
-        pthread_barrier_wait(&c->gate);
-    }
+    return 0;
 }
 
 int commits_start(struct commits *c, const struct work *work, commit_fn *commit)
@@ -51,46 +32,12 @@ int commits_start(struct commits *c, const struct work *work, commit_fn *commit)
     c->commit = commit;
     if (work->growing && (ftruncate(work->fd, 0) < 0 || fsync(work->fd) < 0))
         return -errno;
-    c->committers = calloc(work->threads, sizeof *c->committers);
-    if (!c->committers)
-        return -ENOMEM;
-    pthread_barrier_init(&c->gate, NULL, work->threads + 1);
-    for (uint32_t i = 0; i < work->threads; i++) {
-        c->committers[i].commits = c;
-        int err = pthread_create(&c->committers[i].thread, NULL, committer_main,
-                                 &c->committers[i]);
-        if (err != 0) { /* those before it wait for it: not to be undone */
-            fprintf(stderr, "bench: a thread cannot be had: %s\n", strerror(err));
-            exit(EXIT_FAILURE);
-        }
-    }
-    return 0;
+    return crew_start(&c->crew, work->threads);
 }
 
 void commits_end(struct commits *c)
 {
-    if (!c->committers)
-        return;
-    c->ending = true;
-    pthread_barrier_wait(&c->gate);
-    for (uint32_t i = 0; i < c->progress.work->threads; i++)
-        pthread_join(c->committers[i].thread, NULL);
-    pthread_barrier_destroy(&c->gate);
-    free(c->committers);
-}
-
-/* The threads' latencies, one behind the other. */
-static void gather_latencies(struct commits *c)
-{
-    const struct work *w = c->progress.work;
-    uint64_t room = w->max_latencies / w->threads, timed = 0;
-
-    for (uint32_t i = 0; i < w->threads; i++) {
-        memmove(w->latencies + timed, w->latencies + i * room,
-                c->committers[i].timed * sizeof *w->latencies);
-        timed += c->committers[i].timed;
-    }
-    c->progress.timed = timed;
+    crew_end(&c->crew);
 }
 
 int commits_run(void *self, uint64_t count)
@@ -99,10 +46,7 @@ int commits_run(void *self, uint64_t count)
 
     atomic_store(&c->next, c->progress.issued);
     c->end = c->progress.issued += count;
-    pthread_barrier_wait(&c->gate); /* they begin */
-    pthread_barrier_wait(&c->gate); /* they are done */
-    gather_latencies(c);
-    return atomic_load(&c->error);
+    return crew_run(&c->crew, commit_records, c);
 }
 
 uint64_t commits_syncs(void *self)

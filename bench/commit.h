@@ -6,8 +6,7 @@
 #define COMMIT_H
 
 #include "bench.h"
-
-#include <pthread.h>
+#include "crew.h"
 
 enum { MAX_COMMITTERS = 256 };
 
@@ -16,12 +15,6 @@ struct commits;
 /* A way to commit: returns 0 when the record is durable, else a negated errno. */
 typedef int commit_fn(struct commits *c, uint32_t thread, uint64_t record);
 
-struct committer {
-    struct commits *commits;
-    pthread_t thread;
-    uint64_t timed; /* its latencies: in its part of those wanted */
-};
-
 /* The first member of a side. */
 struct commits {
     struct progress progress;
@@ -29,10 +22,7 @@ struct commits {
     _Atomic uint64_t next; /* record */
     uint64_t end;          /* of this run */
     _Atomic uint64_t syncs;
-    _Atomic int error;
-    bool ending;
-    pthread_barrier_t gate; /* of the threads, and of who runs them */
-    struct committer *committers;
+    struct crew crew;
 };
 
 /* Empties a file that is to grow, and starts the threads. Returns 0 or a negated errno. */

@@ -5,12 +5,15 @@
 #include "commit.h"
 
 #include <errno.h>
-#include <liburing.h>
 #include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+#if __has_include(<liburing.h>)
+#include <liburing.h>
+#endif
 
 /* ---- common -------------------------------------------------------------------------------- */
 
@@ -263,6 +266,8 @@ const struct side peer_commit_group_writing =
 
 /* ---- through a ring -------------------------------------------------------------------------- */
 
+#if __has_include(<liburing.h>)
+
 /*
  * A ring for each thread, so that none waits for another's lock: the write with the fdatasync
  * linked behind it, handed over and waited for in one system call.
@@ -342,3 +347,10 @@ static void *rings_open(const struct work *work)
 const struct side peer_commit_uring =
     SIDE("commit-ring", "each thread: write and fdatasync, linked, on a ring of its own", rings_open,
          rings_close);
+
+#else
+
+SIDE_NOT_BUILT(peer_commit_uring, "commit-ring",
+               "each thread: write and fdatasync, linked, on a ring of its own", "liburing-dev");
+
+#endif
