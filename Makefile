@@ -5,6 +5,8 @@ LIBDIR  ?= $(PREFIX)/lib
 CC      ?= cc
 CXX     ?= c++
 CARGO   ?= cargo
+# Debian's, which has Debian's modules.
+PYTHON  ?= /usr/bin/python3
 RUST    := Rust 1.85 or newer: Debian 13 has it; before, take rustup
 CFLAGS  ?= -O2 -g
 CXXFLAGS ?= -O2 -g
@@ -43,7 +45,7 @@ BLOCKED_PROGRAMS := target/faults/deny target/faults/which $(EXAMPLES)
 SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '*.rs')
 
 .PHONY: all lib examples run check check-rust check-headers check-c check-asan check-blocked \
-        check-blocked-quick check-faults check-crash lint bench sim header install uninstall clean help tools-c \
+        check-blocked-quick check-faults check-crash lint bench bench-full sim header install uninstall clean help tools-c \
         tools-bench tools-faults tools-crash \
         $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
 all: lib examples ## the library, its header, the examples
@@ -202,8 +204,12 @@ lint: ## rustfmt and clippy, warnings as errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --release --all-targets -- -D warnings
 
-bench: target/bench/run $(REFERENCE) ## this engine beside what a program would use otherwise
-	target/bench/bench $(BENCH)
+REPORT := --dir target/bench --json target/bench/report.json --html target/bench/report.html
+bench: target/bench/run $(REFERENCE) ## this engine beside what a program would use otherwise: three minutes
+	$(PYTHON) bench/bench.py $(REPORT) $(BENCH)
+
+bench-full: target/bench/run $(REFERENCE) ## the same over block sizes, depths, threads, reads and writes: half an hour
+	$(PYTHON) bench/bench.py --full $(REPORT) $(BENCH)
 
 # A peer of the bench: a package of its own, built once. Where that fails its side is left out.
 REFERENCE_SOURCES := $(addprefix bench/reference/,Cargo.toml Cargo.lock src/main.rs)
@@ -253,12 +259,15 @@ define need
 endef
 
 # $(call bring,PROGRAMS,HEADERS,PACKAGES): installs what a check needs, where that can be done.
-define bring
-@( for program in $(1); do command -v $$program || exit 1; done && \
-   printf '#include <%s>\n' $(2) | $(CC) -include stdarg.h -include stddef.h -include stdint.h \
-     -include setjmp.h -xc -E - ) >/dev/null 2>&1 || \
-  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(3) >/dev/null; } || \
-  { echo "missing: apt-get install $(3)" >&2; exit 1; }
+bring = $(call bring_unless,for program in $(1); do command -v $$program || exit 1; done && \
+  printf '#include <%s>\n' $(2) | $(CC) -include stdarg.h -include stddef.h -include stdint.h \
+    -include setjmp.h -xc -E -,$(3))
+
+# $(call bring_unless,COMMAND,PACKAGES): the same, where the command fails.
+define bring_unless
+@( $(1) ) >/dev/null 2>&1 || \
+  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(2) >/dev/null; } || \
+  { echo "missing: apt-get install $(2)" >&2; exit 1; }
 endef
 
 tools-c:
@@ -280,3 +289,7 @@ tools-bench:
 	-$(call bring,$(CC),uv.h,libuv1-dev)
 	-$(call bring,$(CC),boost/asio/detail/io_uring_service.hpp,$(BOOST))
 	-$(call bring,fio,stdio.h,fio)
+	-$(call bring,valgrind,valgrind/callgrind.h,valgrind)
+	-$(call bring,perf,stdio.h,linux-perf)
+	$(call bring,$(PYTHON),stdio.h,python3)
+	-$(call bring_unless,$(PYTHON) -c 'import matplotlib',python3-matplotlib)
