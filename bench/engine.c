@@ -55,6 +55,7 @@ struct way {
     uint32_t workers, flags;
     bool merging;    /* the context has a merge_limit */
     bool has_merger; /* each thread has one, and the context none */
+    bool on_reactor; /* a submitter belongs to the reactor that it has been given */
     ioe_callback callback;
     submitter_run *run;
     uint32_t (*n_slots)(const struct work *work); /* of a thread */
@@ -115,6 +116,7 @@ static int context_new(const struct engine *e, bool own, ioe_context **out)
     config.depth = own ? share_of(w->depth, w) : w->depth;
     config.workers = way->workers;
     config.flags = way->flags;
+    config.reactors = own ? 1 : w->reactors;
     if (way->queue)
         config.queue_size = own ? share_of(way->queue(w), w) : way->queue(w);
     if (way->merging)
@@ -167,6 +169,8 @@ static void *engine_new(const struct work *work, const struct way *way)
     e->way = way;
     e->submitters = side_new(work->threads * sizeof *e->submitters);
     int err = e->submitters ? crew_start(&e->crew, work->threads) : -ENOMEM;
+    if (err == 0 && way->on_reactor && work->reactors > 1 && work->writes != 0)
+        err = -EOPNOTSUPP; /* a write's callback runs on the reactor of its descriptor */
     if (err == 0 && !(way->flags & IOE_POLLED))
         err = context_new(e, false, &e->ctx);
     for (uint32_t i = 0; err == 0 && i < work->threads; i++)
@@ -364,7 +368,8 @@ static int inline_run(struct submitter *s, uint64_t count)
     return s->error;
 }
 
-#define INLINE .callback = on_inline, .run = inline_run, .n_slots = depth_slots
+#define INLINE                                                                                     \
+    .callback = on_inline, .run = inline_run, .n_slots = depth_slots, .on_reactor = true
 ENGINE_SIDE(engine_inline, "inline", "engine, workers = 0: callbacks submit again", INLINE);
 ENGINE_SIDE(engine_inline_merging, "inline+m", "the same, merging", INLINE, .merging = true);
 

@@ -8,8 +8,8 @@ starts fio anew, with so many transfers, and its JSON is told as run tells its o
 before fio's clock ran is not in it. It is asked for what makes it fast and like the other sides:
 
 - batches as theirs, no registered files or buffers, plain reads in the place of vectored ones;
-- gtod_reduce, so that it does not read the clock for every transfer; where latencies are wanted it
-  reads it all the same, for all of them;
+- gtod_reduce, so that it does not read the clock for every transfer; where latencies are wanted
+  another run, a fourth as long, reads it for all of them;
 - norandommap, as the others draw blocks that they have drawn before;
 - threads in the place of processes; userspace_reap, of libaio.
 
@@ -35,6 +35,7 @@ ENGINES = {
     "fio-psync": ["--ioengine=psync"],
 }
 MIXED = 30  # of a hundred transfers are writes
+SHORTER = 4  # times, the run whose latencies are measured
 
 
 def parse_arguments():
@@ -66,13 +67,13 @@ def share(whole, threads):
     return max(1, whole // threads)
 
 
-def command(arguments, path, count):
+def command(arguments, path, count, timed):
     """What transfers count blocks."""
     kinds = {"read": "read", "write": "write", "mixed": "rw"}
     kind = kinds[arguments.mode] if arguments.sequential else "rand" + kinds[arguments.mode]
     batch = share(arguments.batch or max(1, arguments.depth // 4), arguments.threads)
     timing = (["--lat_percentiles=1", "--disable_slat=1", "--disable_clat=1"]
-              if arguments.latency else ["--gtod_reduce=1"])
+              if timed else ["--gtod_reduce=1"])
     return [
         "fio", "--name=bench", "--output-format=json+", "--thread", "--group_reporting",
         f"--filename={path}", f"--size={arguments.size}M", "--invalidate=0", "--overwrite=1",
@@ -85,16 +86,24 @@ def command(arguments, path, count):
         *timing, *ENGINES[arguments.name]]
 
 
-def transfer(arguments, path, count):
-    """Runs it; what run would have said."""
-    done = subprocess.run(command(arguments, path, count), capture_output=True, text=True)
+def run_fio(arguments, path, count, timed):
+    """What it tells of its reads and of its writes, and of both; None after a sentence."""
+    done = subprocess.run(command(arguments, path, count, timed), capture_output=True, text=True)
     try:
         job = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
+        return [job["read"], job["write"]], job
     except (ValueError, KeyError, IndexError):
         print(f"bench: {arguments.name}: {done.stderr.strip() or done.stdout.strip()}",
               file=sys.stderr)
         return None
-    ways = [job["read"], job["write"]]
+
+
+def transfer(arguments, path, count):
+    """What run would have said."""
+    told = run_fio(arguments, path, count, False)
+    if not told:
+        return None
+    ways, job = told
     count = sum(way["total_ios"] for way in ways)
     cpu_ns = job["job_runtime"] * 1e6 / 100  # of a per cent
     answer = {
@@ -104,14 +113,16 @@ def transfer(arguments, path, count):
         "system_ns": round(job["sys_cpu"] * cpu_ns),
         "wrong": count if job["error"] else 0,
     }
-    if arguments.latency:
-        latencies = {}
-        for way in ways:
-            for ns, times in way.get("lat_ns", {}).get("bins", {}).items():
-                latencies[ns] = latencies.get(ns, 0) + times
-        answer["p50_ns"] = median(latencies)
-        answer["latencies"] = latencies
-    return answer
+    if not arguments.latency:
+        return answer
+    told = run_fio(arguments, path, -(-count // SHORTER), True)
+    if not told:
+        return None
+    latencies = {}
+    for way in told[0]:
+        for ns, times in way.get("lat_ns", {}).get("bins", {}).items():
+            latencies[ns] = latencies.get(ns, 0) + times
+    return {**answer, "p50_ns": median(latencies), "latencies": latencies}
 
 
 def median(latencies):
