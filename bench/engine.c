@@ -56,6 +56,7 @@ struct way {
     bool merging;    /* the context has a merge_limit */
     bool has_merger; /* each thread has one, and the context none */
     bool on_reactor; /* a submitter belongs to the reactor that it has been given */
+    bool drains;     /* what a run handed over is waited for at its end */
     ioe_callback callback;
     submitter_run *run;
     uint32_t (*n_slots)(const struct work *work); /* of a thread */
@@ -197,8 +198,7 @@ static int engine_run(void *self, uint64_t count)
 
     e->count = count;
     int err = crew_run(&e->crew, run_submitter, e);
-    /* What was handed over and not waited for; what mergers gathered is flushed. */
-    return err < 0 || !e->ctx ? err : ioe_drain(e->ctx, -1);
+    return err < 0 || !e->way->drains ? err : ioe_drain(e->ctx, -1);
 }
 
 static int prepare(struct slot *slot)
@@ -452,7 +452,8 @@ static int merger_run(struct submitter *s, uint64_t count)
     return 0;
 }
 
-#define PRODUCER .callback = on_produced, .n_slots = producer_slots, .queue = producer_queue
+#define PRODUCER                                                                                   \
+    .callback = on_produced, .n_slots = producer_slots, .queue = producer_queue, .drains = true
 ENGINE_SIDE(engine_producer, "producer", "engine, workers = 0: other threads submit one by one",
             PRODUCER, .run = producer_run);
 ENGINE_SIDE(engine_producer_merging, "producer+m", "the same, merging", PRODUCER,
