@@ -369,7 +369,7 @@ class Bench:
 
     def run_idle(self):
         print(f"\nidle: contexts that were used and now wait, {self.options.idle} s\n"
-              f"  {'driver':22} {'processors':>12} {'wake-ups/s':>12} {'memory each':>12}")
+              f"  {'driver':30} {'processors':>12} {'wake-ups/s':>12} {'memory each':>12}")
         for driver in DRIVERS:
             try:
                 told = measure.tool("idle", c("idle", driver), seconds=self.options.idle,
@@ -377,14 +377,14 @@ class Bench:
             except NotHere as why:
                 self.say("idle", f"{driver} is left out: {why}")
                 continue
-            print(f"  {driver:22} {told['processors']:12.6f} {told['wake_ups']:12.1f} "
+            print(f"  {driver:30} {told['processors']:12.6f} {told['wake_ups']:12.1f} "
                   f"{told['memory']:12}")
             self.results.setdefault("idle", {})[c("idle", driver)] = {
                 "cpu": told["processors"], "wakes": told["wake_ups"],
                 "memory": told["memory"] or None}
 
     def run_lives(self):
-        print(f"\nlives: making and freeing a context\n  {'driver':22} {'median ms':>12} "
+        print(f"\nlives: making and freeing a context\n  {'driver':30} {'median ms':>12} "
               f"{'min..max':>22}")
         for driver in DRIVERS:
             try:
@@ -393,7 +393,7 @@ class Bench:
                 self.say("lives", f"{driver} is left out: {why}")
                 continue
             ms = [n / 1e6 for n in ns]
-            print(f"  {driver:22} {statistics.median(ms):12.3f} {min(ms):11.3f}..{max(ms):.3f}")
+            print(f"  {driver:30} {statistics.median(ms):12.3f} {min(ms):11.3f}..{max(ms):.3f}")
             self.results.setdefault("lives", {})[c("lives", driver)] = {
                 "life": statistics.median(ms)}
 
@@ -407,26 +407,25 @@ class Bench:
             except NotHere as why:
                 self.say(name, f"{contender.name} is left out: {why}")
                 continue
-            if told is not None:
-                self.results.setdefault(name, {})[contender] = told
-                yield contender, told
+            self.results.setdefault(name, {})[contender] = told
+            yield contender, told
 
     def run_instructions(self):
         sides = [c("uring"), c("uring-reg"), POLLED, c("polled+m", "uring"),
-                 c("submit_wait", "uring"), c("pread")]
+                 c("submit_wait", "pool"), c("pread")]
         if not shutil.which("valgrind"):
             self.say("instructions", "left out: valgrind is missing (apt-get install valgrind)")
             return
         print(f"\ninstructions: in user space, per 4 KiB read in the page cache, depth 128\n"
-              f"  {'side':22} {'all':>12} {'the library':>12}")
+              f"  {'side':30} {'all':>12} {'the library':>12}")
 
         def count(contender, options):
             found = measure.instructions(contender, dict(options, merge=LIMIT))
-            return found and {"instructions": sum(found.values()),
+            return {"instructions": sum(found.values()),
                               "library": found.get("libio_engine.so", 0.0)}
 
         for contender, told in self.counted("instructions", sides, count):
-            print(f"  {contender.name:22} {told['instructions']:12.0f} {told['library']:12.0f}")
+            print(f"  {contender.name:30} {told['instructions']:12.0f} {told['library']:12.0f}")
 
     def run_calls(self):
         sides = [c("uring"), POLLED, INLINE, PRODUCER, FOUR, c("worker1", "uring"),
@@ -436,26 +435,26 @@ class Bench:
             self.say("calls", "left out: perf is missing, or may not count system calls here")
             return
         print(f"\ncalls: system calls by perf, per 4 KiB read in the page cache, depth 128\n"
-              f"  {'side':22} {'all':>12} {'uring_enter':>12} {'sched_yield':>12} {'others':>12}")
+              f"  {'side':30} {'all':>12} {'uring_enter':>12} {'sched_yield':>12} {'others':>12}")
 
         def count(contender, options):
             told = measure.system_calls(contender, options, 50000)
             # sched_yield is how the bench's own submitting threads wait for a free event.
-            return told and dict(told, beside=told["all"] - told["enter"] - told["yield"])
+            return dict(told, beside=told["all"] - told["enter"] - told["yield"])
 
         for contender, told in self.counted("calls", sides, count):
-            print(f"  {contender.name:22} {told['all']:12.4f} {told['enter']:12.4f} "
+            print(f"  {contender.name:30} {told['all']:12.4f} {told['enter']:12.4f} "
                   f"{told['yield']:12.4f} {told['beside']:12.4f}")
 
     def run_memory(self):
         sides = [c("uring"), POLLED, INLINE, PRODUCER, c("reference-producer", "uring"), c("io_submit"),
                  c("libuv"), c("posixaio"), c("asio"), c("polled", "pool")]
         print(f"\nmemory: bytes of the process for one more event in flight, from 128 to 4096\n"
-              f"  {'side':22} {'bytes':>12}")
+              f"  {'side':30} {'bytes':>12}")
         for contender, told in self.counted(
                 "memory", sides, lambda contender, options: {
                     "per_event": measure.memory_per_event(contender, dict(options, block=512))}):
-            print(f"  {contender.name:22} {told['per_event']:12.0f}")
+            print(f"  {contender.name:30} {told['per_event']:12.0f}")
 
     def run(self, cases):
         for case in cases:
@@ -471,7 +470,7 @@ def print_case(case, results):
     first = next((r for r in results if r.samples), None)
     if not first:
         return
-    print(f"  {'side':24} {case.unit + '/s':>10} {'quartiles':>21} {'ratio':>7} {'calls/op':>9} "
+    print(f"  {'side':30} {case.unit + '/s':>10} {'quartiles':>21} {'ratio':>7} {'calls/op':>9} "
           f"{'kernel/op':>9} {'user ns':>8} {'sys ns':>8} {'p50 us':>9} {'p99 us':>9} {'p99.9 us':>9}"
           + (f" {'syncs/s':>8}" if case.unit == "commits" else ""))
     for r in results:
@@ -485,7 +484,7 @@ def print_case(case, results):
         if case.unit == "commits":
             figures.append((r.median("syncs"), 8, 0))
         ratio = statistics.median(measure.ratios(r, first, "speed"))
-        print(f"  {r.contender.name:24} {speed['median']:10.0f} {speed['q1']:10.0f}.."
+        print(f"  {r.contender.name:30} {speed['median']:10.0f} {speed['q1']:10.0f}.."
               f"{speed['q3']:<9.0f} {ratio:7.3f} "
               + " ".join(f"{'?' if v is None else format(v, f'.{p}f'):>{w}}" for v, w, p in figures),
               flush=True)
@@ -522,7 +521,17 @@ def case_data(name, case, results):
     }
 
 
-def machine():
+def version():
+    """Of the library that is linked to."""
+    return subprocess.run([measure.RUN, "version"], capture_output=True, text=True,
+                          check=True).stdout.strip()
+
+
+def machine(directory):
+    """What the figures depend on; not whose it is."""
+    file_system = subprocess.run(["stat", "-f", "-c", "%T", directory], capture_output=True,
+                                 text=True, check=False).stdout.strip()
+
     def first_line(path, start):
         try:
             with open(path, encoding="utf-8") as lines:
@@ -533,14 +542,15 @@ def machine():
 
     return {"kernel": f"{platform.system()} {platform.release()}", "machine": platform.machine(),
             "cpu": first_line("/proc/cpuinfo", "model name") or platform.processor(),
-            "processors": os.cpu_count(), "memory": first_line("/proc/meminfo", "MemTotal")}
+            "processors": os.cpu_count(), "memory": first_line("/proc/meminfo", "MemTotal"),
+            "files": f"files on {file_system}"}
 
 
 def print_verdicts(verdicts):
     print()
     for v in verdicts:
         mark = {True: "PASS", False: "MISS", None: "----"}[v["pass"]]
-        print(f"{mark}  {v['case']:12} {v['side']:24} {v['text']} ({v['limit_text']})")
+        print(f"{mark}  {v['case']:12} {v['side']:30} {v['text']} ({v['limit_text']})")
     counts = [sum(v["pass"] is kept for v in verdicts) for kept in (True, False, None)]
     print("\n{} targets met, {} missed, {} not measured".format(*counts))
 
@@ -585,8 +595,8 @@ def main():
         if options.list:
             print("\n".join(f"{case.name:36} {case.what}" for case in cases))
             return 0
-        where = machine()
-        print(f"io_engine, {where['kernel']}, {where['cpu']}, {where['processors']} processors; "
+        where = machine(options.dir)
+        print(f"io_engine {version()}, {where['kernel']}, {where['cpu']}, {where['processors']} processors; "
               f"{len(cases)} cases, about {seconds_of(cases, options.scale):.0f} s and the counts")
         started = time.time()
         bench.run(cases)
@@ -594,7 +604,7 @@ def main():
                     if t.case in bench.results]
         print_verdicts(verdicts)
         by_name = {case.name: case for case in cases}
-        data = {"machine": where, "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started)),
+        data = {"version": version(), "machine": where, "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started)),
                 "seconds": time.time() - started, "full": options.full, "targets": verdicts,
                 "cases": [case_data(name, by_name.get(name), results)
                           for name, results in bench.results.items()]}
@@ -607,8 +617,14 @@ def main():
         with open(options.json, "w", encoding="utf-8") as to:
             json.dump(data, to, indent=1)
     if options.html:
-        import report  # it needs matplotlib; the figures do not
-        report.write(data, options.html)
+        try:
+            import report  # it needs matplotlib; the figures do not
+        except ImportError:
+            print("bench: no page: matplotlib is missing (apt-get install python3-matplotlib)",
+                  file=sys.stderr)
+        else:
+            report.write(data, options.html)
+            print(f"\nthe page: {options.html}")
     return 0
 
 

@@ -220,24 +220,30 @@ def _lines(*counts):
     return "warm 2000\n" + "".join(f"run {count}\n" for count in counts)
 
 
+def _run(words, lines):
+    """Obeys the lines under a tool that counts."""
+    try:
+        done = subprocess.run(words, input=lines, capture_output=True, text=True, timeout=60,
+                              check=False)
+    except subprocess.TimeoutExpired:
+        raise NotHere(f"{words[0]} did not come to an end") from None
+    if done.returncode != 0:
+        said = done.stderr.strip().removeprefix("bench: ")
+        raise (NotHere if done.returncode == NOT_HERE else Failed)(f"{words[0]}: {said}")
+
+
 def instructions(contender, options, count=4096):
-    """User-space instructions per transfer, by object file; None where valgrind is missing.
+    """User-space instructions per transfer, by object file.
 
     Callgrind counts the transfers of 'run' lines and nothing else. It cannot run a ring that one
     thread waits in while others have to go on: sides of one thread only.
     """
-    if not shutil.which("valgrind"):
-        return None
     with tempfile.TemporaryDirectory() as directory:
         out = os.path.join(directory, "callgrind.out")
-        done = subprocess.run(
+        done = _run(
             ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no",
              f"--callgrind-out-file={out}", *command(contender, options)],
-            input=_lines(count), capture_output=True, text=True, timeout=120, check=False)
-        if done.returncode == NOT_HERE:
-            return None
-        if done.returncode != 0:
-            raise Failed(f"{contender.name} under callgrind: {done.stderr.strip()}")
+            _lines(count))
         with open(out, encoding="utf-8") as lines:
             return {name: n / count for name, n in parse_callgrind(lines).items()}
 
@@ -277,18 +283,14 @@ def system_calls(contender, options, count):
     """System calls per transfer, by perf: those of a long run less those of a short one."""
     def counted(*counts):
         with tempfile.NamedTemporaryFile("r") as out:
-            done = subprocess.run(
+            _run(
                 ["perf", "stat", "-x,", "-o", out.name, "-e", ",".join(PERF_EVENTS.values()),
                  *command(contender, options)],
-                input=_lines(*counts), capture_output=True, text=True, timeout=120, check=False)
-            if done.returncode != 0:
-                return None
+                _lines(*counts))
             found = {line.split(",")[2]: line.split(",")[0] for line in out if "sys_enter" in line}
         return {key: int(found[event]) for key, event in PERF_EVENTS.items()}
 
     short, long = counted(count), counted(count, count)
-    if not short or not long:
-        return None
     return {key: max(0, long[key] - short[key]) / count for key in short}
 
 

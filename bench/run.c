@@ -347,6 +347,7 @@ static void usage(FILE *to)
             "  idle           what contexts cost that wait\n"
             "  lives          how long it takes to make and free a context, %d times\n"
             "  sides          list the sides\n"
+            "  version        that of the library\n"
             "\n"
             "  --file PATH    made if missing, then kept (default: one that has no name and is\n"
             "                 gone afterwards, in the current directory)\n"
@@ -481,6 +482,8 @@ int main(int argc, char **argv)
     bool is_file = strcmp(o.name, "file") == 0, is_idle = strcmp(o.name, "idle") == 0;
     if (strcmp(o.name, "sides") == 0)
         return show_sides();
+    if (strcmp(o.name, "version") == 0)
+        return puts(ioe_version()) == EOF;
     if (strcmp(o.name, "lives") == 0)
         return show_lives(&o);
     if (!side && !is_file && !is_idle) {
