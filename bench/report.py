@@ -15,7 +15,7 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402 (after the choice above)
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # noqa: E402
 
 # Stand-ins while drawing; in the page, variables of the style sheet.
 COLOURS = {
@@ -107,11 +107,15 @@ def svg_of(figure, says):
 
 def bare_rows(axes, names, labelled):
     axes.set_yticks(range(len(names)), names if labelled else [""] * len(names))
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, labelcolor=COLOURS["text"])
     axes.tick_params(axis="x", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
+
+
+def beside(axes, x, y, text):
+    axes.annotate(text, (x, y), (5, 0), textcoords="offset points", va="center")
 
 
 def colour_of(result):
@@ -123,8 +127,8 @@ def draw_speed(axes, rows, unit):
         speed = r["speed"]
         axes.barh(y, speed["median"], height=0.62, color=colour_of(r))
         axes.plot([speed["q1"], speed["q3"]], [y, y], color=COLOURS["mark"], linewidth=1.6)
-        axes.text(max(speed["median"], speed["q3"]), y,
-                  f"  {number(speed['median'])}   ×{r['ratio']['median']:.2f}", va="center")
+        beside(axes, max(speed["median"], speed["q3"]), y,
+               f"{number(speed['median'])}\u2002×{r['ratio']['median']:.2f}")
     axes.set_xlim(0, 1.5 * max(max(r["speed"]["median"], r["speed"]["q3"]) for r in rows))
     axes.xaxis.set_major_formatter(FuncFormatter(short))
     axes.set_title(f"{unit} per second, and × the first")
@@ -143,7 +147,7 @@ def draw_latency(axes, rows):
             axes.plot([min(values), max(values)], [y, y], color=colour_of(r), linewidth=3)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(numticks=6))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(short))
     axes.set_title("latency, µs:  ● p50  ◇ p99  ▷ p99.9")
 
@@ -153,7 +157,7 @@ def draw_cpu(axes, rows):
     axes.barh(range(len(rows)), user, height=0.62, color=COLOURS["user"])
     axes.barh(range(len(rows)), system, height=0.62, left=user, color=COLOURS["system"])
     for y, (a, b) in enumerate(zip(user, system)):
-        axes.text(a + b, y, f" {a + b:.3g}", va="center")
+        beside(axes, a + b, y, f"{a + b:.3g}")
     axes.set_xlim(0, 1.3 * max(a + b for a, b in zip(user, system)) or 1)
     axes.xaxis.set_major_formatter(FuncFormatter(short))
     axes.set_title("CPU per operation, µs:  user, then system")
@@ -189,7 +193,7 @@ def draw_family(axes, cases, key, bytes_per_second):
                           linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(values, [bytes_said(v) if key == "block" else str(v) for v in values])
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(bytes_said if bytes_per_second else short))
     axes.tick_params(length=0)
@@ -237,7 +241,7 @@ def stacked_chart(rows, parts, title):
                   label=what)
         left = [a + b for a, b in zip(left, widths)]
     for y, value in enumerate(left):
-        axes.text(value, y, f" {number(value)}", va="center")
+        beside(axes, value, y, number(value))
     axes.set_xlim(0, 1.25 * max(left) or 1)
     axes.xaxis.set_major_formatter(FuncFormatter(short))
     axes.set_title(title)
@@ -303,10 +307,9 @@ def targets_table(targets):
 def counted_cards(cases):
     """What is counted and not timed."""
     if case := cases.get("instructions"):
-        rows = [(r["side"], (r["library"], r["instructions"] - r["library"]))
+        rows = [(r["side"], (r["instructions"], r["program"]))
                 for r in case["results"]]
-        yield stacked_chart(rows, [("libio_engine.so", "engine"), ("the rest of the process",
-                                                                   "peer")],
+        yield stacked_chart(rows, [("the library", "engine"), ("the program", "peer")],
                             "user-space instructions per operation (callgrind)")
     if case := cases.get("calls"):
         rows = [(r["side"], (r["enter"], r["beside"], r["yield"])) for r in case["results"]]
@@ -320,7 +323,7 @@ def counted_cards(cases):
                             [("ms", "engine")], "ms to make and free a context")
     if case := cases.get("idle"):
         yield "<h3>idle contexts</h3>" + table(
-            ["driver", "processors", "wake-ups/s", "bytes each"],
+            ["driver", "processors", "wake-ups/s", "MiB each"],
             [[r["side"].split()[-1], r["cpu"], r["wakes"], r["memory"]] for r in case["results"]])
 
 

@@ -30,7 +30,7 @@
 #define CALLGRIND_STOP_INSTRUMENTATION
 #endif
 
-enum { MAX_THREADS = 256, MAX_LATENCIES = 1 << 18, LIVES = 200, MAX_LINE = 64 };
+enum { MAX_THREADS = 256, MAX_LATENCIES = 1 << 18, LIVES = 100, MAX_LINE = 64 };
 enum { EXIT_USAGE = 2, EXIT_NOT_HERE = 3 };
 
 struct options {
