@@ -104,9 +104,8 @@ impl Work {
         data[..8] == first.to_ne_bytes() && data[self.block - 8..] == last.to_ne_bytes()
     }
 
-    /// What a thread may have accepted: as in work_buffers. Merged, the channel holds as many events
-    /// as the queue of the engine does single ones; beside those there are depth in the kernel, and a
-    /// few on their way.
+    /// What a thread may have accepted: as in work_buffers, so that it is the crate that makes it
+    /// wait. Merged, there are in the kernel depth operations of the whole limit.
     fn slots(&self) -> usize {
         match self.limit {
             0 => self.queue / self.threads + self.batch + 4,
@@ -114,9 +113,11 @@ impl Work {
         }
     }
 
+    /// What is accepted is in the channel or in the kernel: together, as many as the queue of the
+    /// engine. Merged, the channel holds as many events as that queue does single ones.
     fn channel(&self) -> usize {
         match self.limit {
-            0 => self.queue,
+            0 => self.queue.saturating_sub(self.depth).max(1),
             limit => self.queue / (limit / self.block),
         }
     }
