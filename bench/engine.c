@@ -373,7 +373,7 @@ static int inline_run(struct submitter *s, uint64_t count)
 ENGINE_SIDE(engine_inline, "inline", "engine, workers = 0: callbacks submit again", INLINE);
 ENGINE_SIDE(engine_inline_merging, "inline+m", "the same, merging", INLINE, .merging = true);
 
-/* ---- producer: other threads submit, callbacks give the events back --------------------------- */
+/* ---- producer: other threads submit, callbacks give the events back -------------------------- */
 
 static void on_produced(ioe_event *event, void *arg)
 {
@@ -458,8 +458,8 @@ ENGINE_SIDE(engine_producer, "producer", "engine, workers = 0: other threads sub
             PRODUCER, .run = producer_run);
 ENGINE_SIDE(engine_producer_merging, "producer+m", "the same, merging", PRODUCER,
             .run = producer_run, .merging = true);
-ENGINE_SIDE(engine_batches, "batches", "engine, workers = 0: other threads submit batches", PRODUCER,
-            .run = batches_run);
+ENGINE_SIDE(engine_batches, "batches", "engine, workers = 0: other threads submit batches",
+            PRODUCER, .run = batches_run);
 ENGINE_SIDE(engine_batches_merging, "batches+m", "the same, merging", PRODUCER, .run = batches_run,
             .merging = true);
 ENGINE_SIDE(engine_merger, "merger", "engine, workers = 0: other threads add to an ioe_merger",

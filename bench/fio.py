@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """fio's own engines on the same work, spoken to like target/bench/run.
 
-    printf 'warm 10000\\nrun 100000\\n' | bench/fio.py --file FILE --block 4096 --depth 128 fio-io_uring
+    printf 'warm 10000\\nrun 100000\\n' | bench/fio.py --file FILE --depth 128 fio-io_uring
 
 The options are those of run; the ones that say nothing about a transfer are left alone. Each line
 starts fio anew, with so many transfers, and its JSON is told as run tells its own: what took place
@@ -29,7 +29,8 @@ import sys
 
 EXIT_NOT_HERE = 3
 ENGINES = {
-    "fio-io_uring": ["--ioengine=io_uring", "--registerfiles=0", "--fixedbufs=0", "--nonvectored=1"],
+    "fio-io_uring": ["--ioengine=io_uring", "--registerfiles=0", "--fixedbufs=0",
+                     "--nonvectored=1"],
     "fio-libaio": ["--ioengine=libaio", "--userspace_reap=1"],
     "fio-posixaio": ["--ioengine=posixaio"],
     "fio-psync": ["--ioengine=psync"],

@@ -3,8 +3,8 @@
  * documentation would have them done fast:
  *
  * - BOOST_ASIO_HAS_IO_URING and BOOST_ASIO_DISABLE_EPOLL: the ring is what io_context::run waits
- *   for. With the first alone it waits in epoll for an eventfd of the ring's, and then asks the ring
- *   (boost.org/doc/libs/1_78_0/doc/html/boost_asio/history.html).
+ *   for. With the first alone it waits in epoll for an eventfd of the ring's, and then asks the
+ *   ring (boost.org/doc/libs/1_78_0/doc/html/boost_asio/history.html).
  * - One io_context for each thread, and the concurrency hint that takes all locks out
  *   (BOOST_ASIO_CONCURRENCY_HINT_UNSAFE, boost_asio/overview/core/concurrency_hint.html).
  * - A file object for each transfer in flight, all of one file: an object has at most one read and
@@ -13,8 +13,9 @@
  * - Each handler submits the next transfer: its memory is then that of the operation before it, and
  *   what the handlers of a turn submit goes into the ring with one system call.
  *
- * No figure is published for its files. What it comes near to is its own ring without it: the closed
- * loop of peer_uring.c, with a readv for a read, no DEFER_TASKRUN, and Asio's queues between.
+ * No figure is published for its files. What it comes near to is its own ring without it: the
+ * closed loop of peer_uring.c, with a readv for a read, no DEFER_TASKRUN, and Asio's queues
+ * between.
  */
 #if __has_include(<boost/asio/random_access_file.hpp>) && __has_include(<liburing.h>)
 #define BOOST_ASIO_HAS_IO_URING 1
@@ -121,8 +122,8 @@ int run(void *part, uint64_t count)
 
 } // namespace
 
-PEER_SIDE(peer_asio, "asio", "Boost.Asio's random_access_file, io_uring", asio_part, set_up, run, end,
-          nullptr);
+PEER_SIDE(peer_asio, "asio", "Boost.Asio's random_access_file, io_uring", asio_part, set_up, run,
+          end, nullptr);
 
 #else
 

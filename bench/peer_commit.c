@@ -345,8 +345,8 @@ static void *rings_open(const struct work *work)
 }
 
 const struct side peer_commit_uring =
-    SIDE("commit-ring", "each thread: write and fdatasync, linked, on a ring of its own", rings_open,
-         rings_close);
+    SIDE("commit-ring", "each thread: write and fdatasync, linked, on a ring of its own",
+         rings_open, rings_close);
 
 #else
 

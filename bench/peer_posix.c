@@ -1,23 +1,24 @@
 /*
- * peer_posix.c: the same transfers by POSIX AIO, that is by the C library's threads (glibc: aio(7)).
- * Written the way that came out fastest of those a program may honestly use:
+ * peer_posix.c: the same transfers by POSIX AIO, that is by the C library's threads (glibc:
+ * aio(7)). Written the way that came out fastest of those a program may honestly use:
  *
  * - lio_listio(LIO_NOWAIT) hands over a batch under one lock. (aio_read in a loop is as fast
  *   within what can be told apart.)
  * - SIGEV_NONE: a signal, or a thread, for every transfer costs many times the transfer.
- * - aio_error is a look at the control block, no system call; only where the transfer in question is
- *   still under way, aio_suspend sleeps. It sleeps for one transfer per descriptor, the last of a
- *   batch: glibc runs the requests of one descriptor in their order, so all before it are
- *   done too. (A list of all 128 for aio_suspend costs more, and wakes at each. To spin on
- *   aio_error instead of sleeping takes the processor from glibc's thread: half the speed.)
+ * - aio_error is a look at the control block, no system call; only where the transfer in question
+ *   is still under way, aio_suspend sleeps. It sleeps for one transfer per descriptor, the last of
+ *   a batch: glibc runs the requests of one descriptor in their order, so all before it are done
+ *   too. (A list of all 128 for aio_suspend costs more, and wakes at each. To spin on aio_error
+ *   instead of sleeping takes the processor from glibc's thread: half the speed.)
  *
  * One descriptor means one request at a time in glibc, however many threads it may start
  * (lwn.net/Articles/417642). What programs do about it is to bring more descriptors of the file, as
- * QEMU did (its posix-aio-compat.c says so). In the page cache one or two descriptors are fastest,
- * on a disk as many as glibc has threads, which are 20. All three are shown.
+ * QEMU did ("we hack around this by dup()'ing file descriptors", its commit de55306582ee). In the
+ * page cache one or two descriptors are fastest; on a disk as many as glibc has threads by itself,
+ * which are 20 (aio_init(3)). All three are shown.
  *
- * Its published like is fio's posixaio: 63000 random 4 KiB O_DIRECT reads and writes a second on a
- * bare NVMe disk at depth 32, with one descriptor, where its libaio did 350000
+ * Its published like is fio's posixaio: 63000 random 4 KiB O_DIRECT reads and as many writes a
+ * second on a bare NVMe disk at depth 32, with one descriptor, where its libaio did 350000
  * (hackmd.io/@Xo-wxO7bQkKidH1LrqACsw/B1isRuEyR).
  */
 #include "peer.h"

@@ -1,8 +1,8 @@
 /*
- * peer_pread.c: the same transfers one after the other by pread(2) and pwrite(2), on as many threads
- * as submit, each into its own buffers in turn. There is no better practice for it: no call does
- * less, and where the data is in the page cache no interface is faster for a single read. 1.2 million
- * cached 4 KiB reads a second are in the project's notes for one thread; fio's psync is its
+ * peer_pread.c: the same transfers one after the other by pread(2) and pwrite(2), on as many
+ * threads as submit, each into its own buffers in turn. There is no better practice for it: no call
+ * does less, and where the data is in the page cache no interface is faster for a single read. 1.2
+ * million cached 4 KiB reads a second are in the project's notes for one thread; fio's psync is its
  * published like.
  */
 #include "peer.h"

@@ -2,15 +2,15 @@
  * peer_uring.c: the same transfers by liburing, as somebody would write them by hand who knows it
  * well. This is the yardstick, so it is written to be fast:
  *
- * - SINGLE_ISSUER and DEFER_TASKRUN: one thread owns the ring, and completions that come later are
- *   posted when it asks for them instead of interrupting it (Linux c0e0d6ba25f1, "io_uring: add
+ * - SINGLE_ISSUER and DEFER_TASKRUN: one thread owns the ring, and completions that come later
+ *   are posted when it asks for them instead of interrupting it (Linux c0e0d6ba25f1, "io_uring: add
  *   IORING_SETUP_DEFER_TASKRUN"). They are the flags that the engine asks for. The variant with
  *   COOP_TASKRUN alone is what kernels before 6.1 can do.
  * - Submission and waiting are one system call per turn, for a batch of transfers.
  * - Completions are read in place, all there are, and given back by one store
  *   (io_uring_for_each_cqe and io_uring_cq_advance).
- * - The descriptor of the ring is registered, which spares each call a look-up. From liburing 2.5 on
- *   the submission queue has no array of indices beside it, wherever the kernel can do without.
+ * - The descriptor of the ring is registered, which spares each call a look-up. From liburing 2.5
+ *   on the submission queue has no array of indices beside it, wherever the kernel can do without.
  * - Without registration of files or buffers, as in the engine, whose callers bring any descriptor
  *   and any memory. The variants with files registered, and with buffers as well, show what that
  *   costs.
@@ -21,12 +21,13 @@
  *
  * With several threads each has a ring of its own.
  *
- * Its published like is fio's t/io_uring, the program of the figures per core that io_uring's author
- * publishes, such as 3.8 million O_DIRECT reads a second of one core with Optane disks, polled, files
- * and buffers registered (phoronix.com/news/Linux-IO-3.8M-IOPS-Per-Core). Its -p0 -B0 -F0 is this
- * one: `t/io_uring -d128 -s32 -c32 -b4096 -p0 -B0 -F0 FILE` did 1.12 to 1.18 million cached 4 KiB
- * reads a second on one thread, on the machine and in the hour of the figures in the project's notes,
- * and this within 3 % of it.
+ * Its published like is fio's t/io_uring, which is what the author of io_uring measures with
+ * (github.com/axboe/liburing/issues/427) and "is used to compute the max IOPS a single core can
+ * get" (github.com/axboe/fio/pull/1272): 3.8 million a second in September 2021, on Optane disks
+ * (phoronix.com/news/Linux-IO-3.8M-IOPS-Per-Core). What disks and polling add to that is not in
+ * question here, but the program beside it: run in turn on the same cached file, `t/io_uring -d128
+ * -s32 -c32 -b4096 -p0 -B0 -F0 -O0 FILE` of fio 3.33 did at best 1.09 million reads a second, and
+ * this 1.07.
  */
 #include "peer.h"
 

@@ -1,14 +1,15 @@
 /*
- * peer_uv.c: the same transfers by libuv's uv_fs_read and uv_fs_write, that is by its thread pool, in
- * the way its programs are written: requests made once, each submitted again from the callback of
- * the one before it, all callbacks in uv_run on one thread. With several threads each has a loop of
- * its own; the pool is one for the process.
+ * peer_uv.c: the same transfers by libuv's uv_fs_read and uv_fs_write, that is by its thread pool,
+ * in the way its programs are written: requests made once, each submitted again from the callback
+ * of the one before it, all callbacks in uv_run on one thread. With several threads each has a loop
+ * of its own; the pool is one for the process.
  *
- * The pool has its default of 4 threads, which was the fastest in the page cache on the machine with
- * 2 processors where it was tried: 1 thread did 0.7 of it, 2 did 0.93, 8 did 0.8 and 16 did 0.2.
- * On a disk more are in flight with more threads (docs.libuv.org/en/stable/threadpool.html: "More
- * threads usually means more throughput"): the wide variant has 32, with which it did the most of 4
- * to 64 with O_DIRECT at depth 64. UV_THREADPOOL_SIZE=N in the environment changes the first.
+ * The pool has its default of 4 threads, which was the fastest in the page cache on the machine
+ * with 2 processors where it was tried: 1 thread did 0.7 of it, 2 did 0.93, 8 did 0.8 and 16 did
+ * 0.2. On a disk more are in flight with more threads (docs.libuv.org/en/stable/threadpool.html:
+ * "More threads usually means more throughput"): the wide variant has 32, with which it did the
+ * most of 4 to 64 with O_DIRECT at depth 64. UV_THREADPOOL_SIZE=N in the environment changes the
+ * first.
  *
  * Versions from 1.45 on can use io_uring where it is allowed, with 8 times the throughput of the
  * pool by the word of who brought it in (github.com/libuv/libuv/pull/3952); 1.49 and later only for

@@ -1,6 +1,6 @@
 /*
- * transfer.h: one transfer of a side, from before its submission until its data is checked; and what
- * part of the work each of the threads has that submit.
+ * transfer.h: one transfer of a side, from before its submission until its data is checked; and
+ * what part of the work each of the threads has that submit.
  */
 #ifndef TRANSFER_H
 #define TRANSFER_H

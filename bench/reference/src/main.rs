@@ -7,8 +7,8 @@
 //! - callbacks inline that submit the next transfer themselves, so that no other thread does;
 //! - where there is a limit for it, its MergeSubmitter.
 //!
-//! Driven by bench/peer_reference.c. Arguments are NAME=NUMBER, but for `driver=uring|aio`; the file
-//! is descriptor 3. For each line "COUNT GENERATION" on standard input that many blocks are
+//! Driven by bench/peer_reference.c. Arguments are NAME=NUMBER, but for `driver=uring|aio`; the
+//! file is descriptor 3. For each line "COUNT GENERATION" on standard input that many blocks are
 //! transferred. The answer is a line "WRONG USER_NS SYSTEM_NS TIMED", and TIMED latencies in ns,
 //! four bytes each.
 
@@ -463,8 +463,8 @@ struct Loop {
     to_issue: u64,
 }
 struct LoopCell(UnsafeCell<Loop>);
-// SAFETY: touched by the caller before it sends the first events and after the last callback, and by
-// the callbacks, which the crate runs on one thread, in between.
+// SAFETY: touched by the caller before it sends the first events and after the last callback, and
+// by the callbacks, which the crate runs on one thread, in between.
 unsafe impl Send for LoopCell {}
 unsafe impl Sync for LoopCell {}
 
