@@ -9,7 +9,7 @@
  * - Submission and waiting are one system call per turn, for a batch of transfers.
  * - Completions are read in place, all there are, and given back by one store
  *   (io_uring_for_each_cqe and io_uring_cq_advance).
- * - The descriptor of the ring is registered, which spares each call a look-up. From liburing 2.5
+ * - The descriptor of the ring is registered, which spares each call a look-up. From liburing 2.6
  *   on the submission queue has no array of indices beside it, wherever the kernel can do without.
  * - Without registration of files or buffers, as in the engine, whose callers bring any descriptor
  *   and any memory. The variants with files registered, and with buffers as well, show what that
