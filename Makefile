@@ -281,7 +281,7 @@ tools-crash:
 	$(call bring,losetup mkfs.ext4,stdio.h,util-linux e2fsprogs)
 
 # Debian 12 has a newer one of this name, which knows of files; from Debian 13 on the usual one does.
-BOOST = $(shell apt-cache show libboost1.81-dev >/dev/null 2>&1 && echo libboost1.81-dev || echo libboost-dev)
+BOOST := $$(apt-cache show libboost1.81-dev >/dev/null 2>&1 && echo libboost1.81-dev || echo libboost-dev)
 # A peer that cannot be had is left out.
 tools-bench:
 	$(call bring,$(CC) $(CXX),stdio.h,gcc g++)
