@@ -53,6 +53,10 @@ def c(side, driver="", **options):
     return Contender(side, driver, tuple(options.items()))
 
 
+POLLED, INLINE, PRODUCER = c("polled", "uring"), c("inline", "uring"), c("producer", "uring")
+FOUR = c("producer", "uring", threads=4)
+
+
 @dataclass
 class Case:
     name: str
@@ -85,41 +89,53 @@ def cached_cases():
         short = "cached4k" if block == 4096 else "cached512"
         yield Case(short, f"{size} random reads in the page cache, depth 128, batches of 32",
                    work(block), [
-                       c("uring"), c("polled", "uring"), c("uring-loop"), c("inline", "uring"),
-                       c("producer", "uring"), c("producer", "uring", threads=4),
+                       c("uring"), POLLED, c("uring-loop"), INLINE,
+                       PRODUCER, FOUR,
                        c("worker1", "uring"), c("reference-producer", "uring"),
                        c("reference-worker1", "uring"), c("uring-reg"), c("pread")], MANY)
         yield Case(f"{short}-32", f"{size} random reads in the page cache, depth 32, batches of 8",
-                   work(block, 32), [c("uring"), c("polled", "uring"), c("uring-reg")], MANY)
+                   work(block, 32), [c("uring"), POLLED, c("uring-reg")], MANY)
 
 
 def latency_cases():
     yield Case("single", "4 KiB random reads in the page cache, one at a time",
                work(4096, 1, latency=8),
-               [c("pread"), c("submit_wait", "uring"), c("uring"), c("polled", "uring")], MANY)
+               [c("pread"), c("submit_wait", "uring"), c("uring"), POLLED], MANY)
     yield Case("direct1", "4 KiB random reads with O_DIRECT, depth 1", work(4096, 1, direct=True),
-               [c("uring"), c("polled", "uring"), c("inline", "uring"),
+               [c("uring"), POLLED, INLINE,
                 c("submit_wait", "uring"), c("uring-reg"), c("pread")], (5, 6), 0.04)
     yield Case("direct64", "4 KiB random reads with O_DIRECT, depth 64, batches of 16",
                work(4096, 64, direct=True),
-               [c("uring"), c("polled", "uring"), c("inline", "uring"), c("producer", "uring"),
+               [c("uring"), POLLED, INLINE, PRODUCER,
                 c("uring-reg")])
 
 
 def driver_cases():
     pools = [c("libuv"), c("posixaio"), c("posixaio-2"), c("asio")]
     yield Case("aio1", "4 KiB random reads with O_DIRECT, depth 1", work(4096, 1, direct=True),
-               [c("io_submit"), c("polled", "aio"), c("polled", "pool"), c("polled", "uring")],
+               [c("io_submit"), c("polled", "aio"), c("polled", "pool"), POLLED],
                (5, 6), 0.04)
     yield Case("aio64", "4 KiB random reads with O_DIRECT, depth 64, batches of 16",
                work(4096, 64, direct=True),
-               [c("io_submit"), c("polled", "aio"), c("polled", "pool"), c("polled", "uring")],
+               [c("io_submit"), c("polled", "aio"), c("polled", "pool"), POLLED],
                (5, 4))
     yield Case("pool128", "4 KiB random reads in the page cache, depth 128, batches of 32", work(),
                pools + [c("polled", "pool"), c("inline", "pool"), c("producer", "pool"),
-                        c("polled", "aio"), c("polled", "uring")], (5, 3))
+                        c("polled", "aio"), POLLED], (5, 3))
     yield Case("pooldirect", "4 KiB random reads with O_DIRECT, depth 64, batches of 16",
-               work(4096, 64, direct=True), pools + [c("polled", "pool"), c("polled", "uring")], (5, 3))
+               work(4096, 64, direct=True), pools + [c("polled", "pool"), POLLED], (5, 3))
+
+
+def fio_cases():
+    """How near the peers are to fio's engines, which start anew for every sample: few of them."""
+    yield Case("fio", "4 KiB random reads in the page cache, depth 128, batches of 32",
+               work(latency=None),
+               [c("uring"), c("fio-io_uring"), POLLED, c("posixaio"), c("fio-posixaio"),
+                c("pread"), c("fio-psync")], FEW, 0.1)
+    yield Case("fiodirect", "4 KiB random reads with O_DIRECT, depth 64, batches of 16",
+               work(4096, 64, direct=True, latency=None),
+               [c("io_submit"), c("fio-libaio"), c("polled", "aio"), c("uring"),
+                c("fio-io_uring"), POLLED], FEW, 0.1)
 
 
 def merging_cases(driver):
@@ -166,11 +182,11 @@ DEPTHS, BLOCKS, THREADS = (1, 8, 32, 128, 256), (512, 4096, 65536, 1 << 20), (1,
 
 def scaling_cases():
     yield from family("depth", "4 KiB random reads in the page cache", [
-        c("uring"), c("polled", "uring"), c("producer", "uring")], "depth", DEPTHS)
+        c("uring"), POLLED, PRODUCER], "depth", DEPTHS)
     yield from family("block", "random reads in the page cache, depth 32", [
-        c("uring"), c("polled", "uring"), c("pread")], "block", BLOCKS, depth=32)
+        c("uring"), POLLED, c("pread")], "block", BLOCKS, depth=32)
     yield from family("threads", "4 KiB random reads in the page cache, depth 128", [
-        c("pread"), c("uring"), c("producer", "uring"), c("reference-producer", "uring")], "threads",
+        c("pread"), c("uring"), PRODUCER, c("reference-producer", "uring")], "threads",
         THREADS)
 
 
@@ -187,15 +203,16 @@ def matrix_cases():
                     options = dict(block=block, mode=mode, direct=place == "direct",
                                    sequential=order == "sequential")
                     yield from family(f"{name}-depth", what, [
-                        c("uring"), by_hand, c("polled", "uring"), c("producer", "uring"),
+                        c("uring"), by_hand, POLLED, PRODUCER,
                         c("polled", "aio"), c("polled", "pool")], "depth", DEPTHS, **options)
                     yield from family(f"{name}-threads", f"{what}, depth 128", [
-                        c("uring"), c("pread"), c("producer", "uring")], "threads",
+                        c("uring"), c("pread"), PRODUCER], "threads",
                         THREADS, **options)
 
 
 def all_cases(driver, full):
-    return [*cached_cases(), *latency_cases(), *driver_cases(), *merging_cases(driver),
+    return [*cached_cases(), *latency_cases(), *driver_cases(), *fio_cases(),
+            *merging_cases(driver),
             *commit_cases(driver), *scaling_cases(), *(matrix_cases() if full else ())]
 
 
@@ -225,9 +242,6 @@ KINDS = {  # how a value is said; whether it has to be at least the limit
     "life": ("{:.3f} ms to make and free a context", False),
     "memory": ("{:.3f} MiB of memory for an idle context", False),
 }
-
-POLLED, INLINE, PRODUCER = c("polled", "uring"), c("inline", "uring"), c("producer", "uring")
-FOUR = c("producer", "uring", threads=4)
 
 
 def targets(driver):
@@ -317,8 +331,7 @@ class Bench:
         self.scratch = os.path.join(self.directory, "scratch")
         self.scratch_holds = None  # which blocks of it were written to, if any
         self.results = {}  # of a case: of a contender
-        self.known = {line.split()[0] for line in subprocess.run(
-            [measure.RUN, "sides"], capture_output=True, text=True, check=True).stdout.splitlines()}
+        self.known = measure.sides_known()
 
     def close(self):
         shutil.rmtree(self.directory)
@@ -504,7 +517,6 @@ def result_data(r, first):
     return {
         **figures, "ratio": measure.spread(measure.ratios(r, first, "speed")),
         "user_ns": r.total("user_ns"), "system_ns": r.total("system_ns"),
-        "resident": statistics.median(t["resident"] for t in r.samples),
         "latency_us": {str(p): r.percentile_us(p) for p in (50, 99, 99.9)} if r.latencies else None,
     }
 

@@ -10,11 +10,14 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 
-RUN = os.path.join(os.path.dirname(__file__), "..", "target", "bench", "run")
+HERE = os.path.dirname(os.path.abspath(__file__))
+RUN = os.path.join(HERE, "..", "target", "bench", "run")
+FIO = os.path.join(HERE, "fio.py")  # spoken to like run, of sides whose names begin with "fio-"
 NOT_HERE = 3  # run.c's exit status: its side cannot be had on this machine
 CALIBRATED_NS = 20e6
 
@@ -43,7 +46,7 @@ def command(contender, options):
     options = dict(options, **dict(contender.options))
     if contender.driver:
         options["driver"] = contender.driver
-    words = [RUN]
+    words = [sys.executable, FIO] if contender.side.startswith("fio-") else [RUN]
     for key, value in options.items():
         if value is not None and value is not False:
             words += [f"--{key}"] if value is True else [f"--{key}", str(value)]
@@ -98,6 +101,13 @@ class Side:
         self.process.wait()
         self.process.stdout.close()
         self.errors.close()
+
+
+def sides_known():
+    """The names of all sides, those included that cannot be had here."""
+    told = [subprocess.run(words, capture_output=True, text=True, check=True).stdout
+            for words in ([RUN, "sides"], [sys.executable, FIO, "sides"])]
+    return {line.split()[0] for line in "".join(told).splitlines()}
 
 
 def tool(name, contender=None, **options):
