@@ -46,7 +46,7 @@ from measure import Contender, Failed, NotHere
 LIMIT = 128 << 10  # of merging: 32 events of 4 KiB make an operation,
 QUEUE = 4096  # and 128 of those this many events
 DRIVERS = ("uring", "aio", "pool")
-FEW, SOME, MANY = (2, 2), (4, 2), (5, 4)  # rounds of new processes, slices in each
+FEW, SOME, MANY = (2, 2), (3, 3), (4, 5)  # rounds of new processes, slices in each
 
 
 def c(side, driver="", **options):
@@ -103,7 +103,7 @@ def latency_cases():
                [c("pread"), c("submit_wait", "uring"), c("uring"), POLLED], MANY)
     yield Case("direct1", "4 KiB random reads with O_DIRECT, depth 1", work(4096, 1, direct=True),
                [c("uring"), POLLED, INLINE,
-                c("submit_wait", "uring"), c("uring-reg"), c("pread")], (5, 6), 0.04)
+                c("submit_wait", "uring"), c("uring-reg"), c("pread")], (4, 8), 0.03)
     yield Case("direct64", "4 KiB random reads with O_DIRECT, depth 64, batches of 16",
                work(4096, 64, direct=True),
                [c("uring"), POLLED, INLINE, PRODUCER,
@@ -114,28 +114,30 @@ def driver_cases():
     pools = [c("libuv"), c("posixaio"), c("posixaio-2"), c("asio")]
     yield Case("aio1", "4 KiB random reads with O_DIRECT, depth 1", work(4096, 1, direct=True),
                [c("io_submit"), c("polled", "aio"), c("polled", "pool"), POLLED],
-               (5, 6), 0.04)
+               (4, 8), 0.03)
     yield Case("aio64", "4 KiB random reads with O_DIRECT, depth 64, batches of 16",
                work(4096, 64, direct=True),
                [c("io_submit"), c("polled", "aio"), c("polled", "pool"), POLLED],
-               (5, 4))
+               (4, 5))
     yield Case("pool128", "4 KiB random reads in the page cache, depth 128, batches of 32", work(),
                pools + [c("polled", "pool"), c("inline", "pool"), c("producer", "pool"),
-                        c("polled", "aio"), POLLED], (5, 3))
+                        c("polled", "aio"), POLLED], (4, 4))
     yield Case("pooldirect", "4 KiB random reads with O_DIRECT, depth 64, batches of 16",
-               work(4096, 64, direct=True), pools + [c("polled", "pool"), POLLED], (5, 3))
+               work(4096, 64, direct=True), pools + [c("polled", "pool"), POLLED], (4, 4))
 
 
-def fio_cases():
+def fio_cases(full):
     """How near the peers are to fio's engines, which start anew for every sample: few of them."""
+    few = [c("uring"), c("fio-io_uring"), POLLED]
+    every = [*few, c("posixaio"), c("fio-posixaio"), c("pread"), c("fio-psync")]
     yield Case("fio", "4 KiB random reads in the page cache, depth 128, batches of 32",
-               work(latency=None),
-               [c("uring"), c("fio-io_uring"), POLLED, c("posixaio"), c("fio-posixaio"),
-                c("pread"), c("fio-psync")], FEW, 0.1)
+               work(latency=None), every if full else few, (1, 4), 0.1)
+    if not full:
+        return
     yield Case("fiodirect", "4 KiB random reads with O_DIRECT, depth 64, batches of 16",
                work(4096, 64, direct=True, latency=None),
                [c("io_submit"), c("fio-libaio"), c("polled", "aio"), c("uring"),
-                c("fio-io_uring"), POLLED], FEW, 0.1)
+                c("fio-io_uring"), POLLED], (1, 4), 0.1)
 
 
 def merging_cases(driver):
@@ -161,13 +163,13 @@ def commit_cases(driver):
     every = [c("group"), c("group-w"), c("wait", driver), c("barrier", driver),
              c("ungrouped", driver), c("fdatasync"), c("commit-ring")]
     yield Case("commit", "32 threads, each: append 512 bytes, wait until durable; file written "
-               "before", work(threads=32, **record), every, (4, 3), 0.06, unit="commits")
+               "before", work(threads=32, **record), every, (3, 4), 0.06, unit="commits")
     yield Case("commitgrow", "32 threads, each: append 512 bytes, wait until durable; file growing "
-               "from nothing", work(threads=32, growing=True, **record), every, (4, 3), 0.06,
+               "from nothing", work(threads=32, growing=True, **record), every, (3, 4), 0.06,
                unit="commits")
     yield Case("commit1", "one thread: append 512 bytes, wait until durable; file written before",
                work(threads=1, **record),
-               [c("fdatasync"), c("wait", driver), c("barrier", driver), c("commit-ring")], (5, 4),
+               [c("fdatasync"), c("wait", driver), c("barrier", driver), c("commit-ring")], (4, 5),
                unit="commits")
 
 
@@ -211,7 +213,7 @@ def matrix_cases():
 
 
 def all_cases(driver, full):
-    return [*cached_cases(), *latency_cases(), *driver_cases(), *fio_cases(),
+    return [*cached_cases(), *latency_cases(), *driver_cases(), *fio_cases(full),
             *merging_cases(driver),
             *commit_cases(driver), *scaling_cases(), *(matrix_cases() if full else ())]
 
@@ -460,8 +462,8 @@ class Bench:
                   f"{told['yield']:12.4f} {told['beside']:12.4f}")
 
     def run_memory(self):
-        sides = [c("uring"), POLLED, INLINE, PRODUCER, c("reference-producer", "uring"), c("io_submit"),
-                 c("libuv"), c("posixaio"), c("asio"), c("polled", "pool")]
+        sides = [c("uring"), POLLED, INLINE, PRODUCER, c("io_submit"), c("libuv"), c("posixaio"),
+                 c("asio"), c("polled", "pool")]
         print(f"\nmemory: bytes of the process for one more event in flight, from 128 to 4096\n"
               f"  {'side':30} {'bytes':>12}")
         for contender, told in self.counted(
