@@ -175,8 +175,10 @@ def commit_cases(driver):
 
 def family(name, what, sides, key, values, **options):
     for value in values:
+        units = {"write": "writes", "mixed": "transfers"}
         yield Case(f"{name}-{value}", f"{what}; {key}: {value}", work(**{**options, key: value}),
-                   sides, FEW, 0.04, (name, value))
+                   sides, FEW, family=(name, value),
+                   unit=units.get(options.get("mode"), "reads"))
 
 
 DEPTHS, BLOCKS, THREADS = (1, 8, 32, 128, 256), (512, 4096, 65536, 1 << 20), (1, 2, 4, 8)

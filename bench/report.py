@@ -46,7 +46,7 @@ h3 { font-size: 1rem; margin: 0 0 .1rem; } p { margin: .4rem 0; max-width: 78ch;
 .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0 0; }
 .tile { background: var(--card); border: 1px solid var(--grid); border-radius: 8px;
   padding: .6rem 1rem; } .tile b { display: block; font-size: 1.5rem; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); }
+.grid { display: grid; gap: 1rem; align-items: start; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
 .grid .card { margin: 0; }
 table { border-collapse: collapse; font-size: .84rem; width: 100%; }
 th { text-align: left; color: var(--muted); font-weight: normal; }
@@ -74,7 +74,7 @@ def short(value, _position=None):
 
 
 def bytes_said(value, _position=None):
-    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.0f} B"
@@ -202,7 +202,7 @@ def draw_family(axes, cases, key, bytes_per_second):
 
 
 def family_chart(cases, key):
-    figure, axes = plt.subplots(figsize=(5.0, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.0, 3.4), layout="constrained")
     draw_family(axes, cases, key, key == "block")
     axes.set_title("bytes per second" if key == "block" else f"{cases[0]['unit']} per second")
     axes.legend(loc="best")
@@ -231,14 +231,14 @@ def matrix_chart(group):
 
 
 def stacked_chart(rows, parts, title):
-    """rows: (name, one value for each part); parts: (what, colour)."""
+    """rows: (name, one value for each part); parts: (what, its colour, or one for each row)."""
     figure, axes = plt.subplots(figsize=(5.6, 0.9 + 0.3 * len(rows)), layout="constrained")
     bare_rows(axes, [name for name, _ in rows], True)
     left = [0.0] * len(rows)
     for i, (what, colour) in enumerate(parts):
         widths = [values[i] for _, values in rows]
-        axes.barh(range(len(rows)), widths, left=left, height=0.62, color=COLOURS[colour],
-                  label=what)
+        colours = [COLOURS[c] for c in colour] if isinstance(colour, list) else COLOURS[colour]
+        axes.barh(range(len(rows)), widths, left=left, height=0.62, color=colours, label=what)
         left = [a + b for a, b in zip(left, widths)]
     for y, value in enumerate(left):
         beside(axes, value, y, number(value))
@@ -309,7 +309,7 @@ def counted_cards(cases):
     if case := cases.get("instructions"):
         rows = [(r["side"], (r["instructions"], r["program"]))
                 for r in case["results"]]
-        yield stacked_chart(rows, [("the library", "engine"), ("the program", "peer")],
+        yield stacked_chart(rows, [("in libraries", "engine"), ("in the program", "peer")],
                             "user-space instructions per operation (callgrind)")
     if case := cases.get("calls"):
         rows = [(r["side"], (r["enter"], r["beside"], r["yield"])) for r in case["results"]]
@@ -317,7 +317,8 @@ def counted_cards(cases):
                                    ("sched_yield", "peer")], "system calls per operation (perf)")
     if case := cases.get("memory"):
         yield stacked_chart([(r["side"], (r["per_event"],)) for r in case["results"]],
-                            [("bytes", "engine")], "bytes for one more event in flight")
+                            [("bytes", ["engine" if r["engine"] else "peer"
+                                        for r in case["results"]])], "bytes for one more event in flight")
     if case := cases.get("lives"):
         yield stacked_chart([(r["side"].split()[-1], (r["life"],)) for r in case["results"]],
                             [("ms", "engine")], "ms to make and free a context")
