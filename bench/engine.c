@@ -125,6 +125,14 @@ static int context_new(const struct engine *e, bool own, ioe_context **out)
     return ioe_context_new(&config, out);
 }
 
+/* It must not gather all events that the thread has: the next would be waited for in vain. */
+static size_t merger_limit(const struct submitter *s, const struct work *work)
+{
+    size_t most = (size_t)(s->n_slots + 1) / 2 * work->block;
+
+    return work->merge_limit < most ? work->merge_limit : most;
+}
+
 static int submitter_begin(struct engine *e, uint32_t thread)
 {
     const struct work *w = e->work;
@@ -155,8 +163,8 @@ static int submitter_begin(struct engine *e, uint32_t thread)
     s->ctx = e->ctx;
     int err = s->ctx ? 0 : context_new(e, true, &s->ctx);
     if (err == 0 && e->way->has_merger)
-        err = ioe_merger_new(s->ctx, w->fd, w->writes != 0 ? IOE_WRITE : IOE_READ, w->merge_limit,
-                             &s->merger);
+        err = ioe_merger_new(s->ctx, w->fd, w->writes != 0 ? IOE_WRITE : IOE_READ,
+                             merger_limit(s, w), &s->merger);
     return err;
 }
 
