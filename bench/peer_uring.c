@@ -56,8 +56,8 @@ static int uring_set_up(struct uring_part *u, unsigned flags, enum registration 
         return err;
     u->is_set_up = true;
     u->registered = registration;
-    err = io_uring_register_ring_fd(&u->ring) == 1 ? 0 : -EINVAL;
-    if (err == 0 && registration != NOTHING)
+    io_uring_register_ring_fd(&u->ring); /* kernels before 5.18 cannot: then it is not */
+    if (registration != NOTHING)
         err = io_uring_register_files(&u->ring, &w->fd, 1);
     if (err == 0 && registration == FILES_AND_BUFFERS)
         err = io_uring_register_buffers(&u->ring, &memory, 1);
