@@ -133,8 +133,7 @@ SIDES(DECLARE_SIDE)
     static void *id##_cannot(const struct work *work)                                              \
     {                                                                                              \
         (void)work;                                                                                \
-        fprintf(stderr, "bench: built without %s: apt-get install %s, and make it again\n",        \
-                side_what, package);                                                               \
+        fprintf(stderr, "bench: not built: apt-get install %s, and make it again\n", package);     \
         return NULL;                                                                               \
     }                                                                                              \
     const struct side id = {.name = side_name,                                                     \

@@ -320,7 +320,8 @@ def judge(target, results):
         "case": target.case, "side": target.side.name, "peer": peer, "kind": target.kind,
         "limit": target.limit, "goal": target.goal, "value": value, "pass": kept,
         "text": says.format(value, peer) if value is not None
-        else f"not measured{f' beside {peer}' if peer else ''}", "limit_text": limit,
+        else f"not measured{f' beside {peer}' if peer else ''}",
+        "limit_text": limit,
     }
 
 
@@ -617,7 +618,7 @@ def main():
         started = time.time()
         bench.run(cases)
         verdicts = [judge(t, bench.results) for t in targets(options.driver)
-                    if t.case in bench.results]
+                    if bench.wants(t.case)]
         print_verdicts(verdicts)
         by_name = {case.name: case for case in cases}
         data = {"version": version(), "machine": where, "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started)),

@@ -26,8 +26,8 @@
 #if __has_include(<valgrind/callgrind.h>)
 #include <valgrind/callgrind.h>
 #else
-#define CALLGRIND_START_INSTRUMENTATION
-#define CALLGRIND_STOP_INSTRUMENTATION
+#define CALLGRIND_START_INSTRUMENTATION ((void)0)
+#define CALLGRIND_STOP_INSTRUMENTATION ((void)0)
 #endif
 
 enum { MAX_THREADS = 256, MAX_LATENCIES = 1 << 18, LIVES = 100, MAX_LINE = 64 };
