@@ -1,8 +1,8 @@
 /*
  * Promise: the pool of threads works wherever plain files do. Its threads come with the first work,
  * are never more than 64, and end when there is none; where none can be started the work is done all
- * the same; a write beyond RLIMIT_FSIZE is an errno there too. It needs no system call but those for
- * files, threads, eventfd(2) and ppoll(2).
+ * the same; a cached read needs none. A write beyond RLIMIT_FSIZE is an errno there too. It needs no
+ * system call but those for files, threads, eventfd(2) and ppoll(2).
  */
 #include <dlfcn.h>
 #include <grp.h>
@@ -235,7 +235,7 @@ static int works_starved(void *arg)
     /* A shortage that is over is forgotten. */
     atomic_store(&threads_left, -1);
     forget_plain_calls();
-    CHILD_CHECK(every_action_works(ctx, s->fd) == 0);
+    CHILD_CHECK(every_action_works(ctx, s->direct) == 0);
     CHILD_CHECK(count_pool() > 0);
     CHILD_CHECK(atomic_load(&plain_caller) != reactor);
     CHILD_CHECK(ioe_context_free(ctx) == 0);
@@ -288,6 +288,177 @@ static void events_complete_without_processes(void **state)
 {
     starved s = {.how = *state};
     run_starved(works_without_processes, &s);
+}
+
+/* ---- reads from the page cache: tried before they are handed over ---- */
+
+enum { CACHED = 200, HUGE_READ = 4 << 20 };
+
+/* How reads that are tried end, by the number of the block; and how many there were. */
+static struct tries {
+    atomic_uint count, direct;
+    int every; /* one in so many ... */
+    int error; /* ... is refused with this errno, and with 0 comes short */
+} tries;
+
+static ssize_t answer_try(const plain_transfer *t)
+{
+    if (!t->at_once)
+        return (ssize_t)t->len;
+    atomic_fetch_add(&tries.count, 1);
+    if (fcntl(t->fd, F_GETFL) & O_DIRECT)
+        atomic_fetch_add(&tries.direct, 1);
+    if (tries.every == 0 || t->offset % BLOCK != 0 || t->offset / BLOCK % tries.every != 0)
+        return (ssize_t)t->len;
+    return tries.error ? -tries.error : (ssize_t)t->len / 2;
+}
+
+static void try_anew(int every, int error)
+{
+    atomic_store(&tries.count, 0);
+    atomic_store(&tries.direct, 0);
+    tries.every = every;
+    tries.error = error;
+    allow_plain_transfer = answer_try;
+    forget_plain_calls();
+}
+
+typedef struct cached {
+    int fd, direct;
+    uint8_t *bufs;
+    ioe_event *events[CACHED];
+    latch done;
+} cached;
+
+static void cached_open(cached *c)
+{
+    *c = (cached){.done = LATCH_INIT, .bufs = ioe_buffer_alloc(HUGE_READ, 0)};
+    assert_non_null(c->bufs);
+    c->fd = temp_file(ON_DISK);
+    c->direct = open_direct(c->fd);
+    pattern_fill(c->bufs, HUGE_READ, 3, 0);
+    assert_int_equal(pwrite(c->fd, c->bufs, HUGE_READ, 0), HUGE_READ);
+    for (size_t i = 0; i < CACHED; i++) {
+        c->events[i] = new_event();
+        assert_int_equal(ioe_event_set_callback(c->events[i], hit_latch, &c->done), 0);
+    }
+}
+
+static void cached_close(cached *c)
+{
+    allow_plain_transfer = NULL;
+    for (size_t i = 0; i < CACHED; i++)
+        assert_int_equal(ioe_event_free(c->events[i]), 0);
+    ioe_buffer_free(c->bufs);
+    close(c->direct);
+    close(c->fd);
+}
+
+static void read_blocks(cached *c, ioe_context *ctx, const delivery *how, int fd, size_t count)
+{
+    const unsigned long before = latch_count(&c->done);
+    memset(c->bufs, 0, count * BLOCK);
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(ioe_prep_read(c->events[i], fd, c->bufs + i * BLOCK, BLOCK, i * BLOCK), 0);
+    ASSERT_CALL(ioe_submit_batch(ctx, c->events, count), (int)count);
+    await(ctx, how, &c->done, before + count);
+    ASSERT_CALL(ioe_drain(ctx, -1), 0);
+    assert_int_equal(latch_count(&c->done), before + count);
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(ioe_event_result(c->events[i]), BLOCK);
+    assert_true(pattern_holds(c->bufs, count * BLOCK, 3, 0));
+}
+
+/* One by one they need no thread, and a direct one, which would wait for the device, is not tried. */
+static void cached_reads_need_no_thread(void **state)
+{
+    const delivery *how = *state;
+    cached c;
+    cached_open(&c);
+    ioe_context *ctx = new_pool(how, 64, 256);
+    try_anew(0, 0);
+    for (unsigned i = 0; i < 100; i++)
+        read_blocks(&c, ctx, how, c.fd, 1 + i % 8);
+    assert_int_equal(count_pool(), 0);
+    assert_int_equal(atomic_load(&plain_caller), find_reactor());
+    assert_int_equal(atomic_load(&tries.count), atomic_load(&plain_calls[IOE_READ]));
+    read_blocks(&c, ctx, how, c.direct, CACHED);
+    assert_int_equal(atomic_load(&tries.direct), 0);
+    assert_true(count_pool() > 0);
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    cached_close(&c);
+}
+
+/* Among many: tried by several threads at a time, each read is whole, and done once. */
+static void some_tries_fail_or_come_short(void **state)
+{
+    static const int errors[] = {0, EAGAIN, EINTR, EIO};
+    const delivery *how = *state;
+    cached c;
+    cached_open(&c);
+    for (int driver = IOE_DRIVER_AIO; driver <= IOE_DRIVER_POOL; driver++) {
+        ioe_config cfg = pool_config(how, 64, 256);
+        cfg.driver = driver;
+        ioe_context *ctx = new_context_from(&cfg);
+        for (size_t i = 0; i < COUNT_OF(errors); i++) {
+            for (int every = 1; every <= 3; every++) {
+                try_anew(every, errors[i]);
+                read_blocks(&c, ctx, how, c.fd, 1);
+                read_blocks(&c, ctx, how, c.fd, CACHED);
+                assert_true(atomic_load(&tries.count) > CACHED);
+            }
+        }
+        ASSERT_CALL(ioe_context_free(ctx), 0);
+    }
+    cached_close(&c);
+}
+
+/* A file system that cannot tell what would wait is left alone, others are not; and not for ever. */
+static void refused_tries_are_not_repeated(void **state)
+{
+    static const int errors[] = {EOPNOTSUPP, ENOSYS, EPERM};
+    const delivery *how = *state;
+    cached c;
+    cached_open(&c);
+    for (size_t i = 0; i < COUNT_OF(errors); i++) {
+        ioe_context *ctx = new_pool(how, 64, 256);
+        try_anew(1, errors[i]);
+        for (unsigned n = 0; n < 100; n++)
+            read_blocks(&c, ctx, how, c.fd, 1);
+        assert_int_equal(atomic_load(&tries.count), 1);
+        assert_int_not_equal(atomic_load(&plain_caller), find_reactor());
+        int other = dup(c.fd);
+        assert_true(other >= 0);
+        read_blocks(&c, ctx, how, other, 1);
+        assert_int_equal(atomic_load(&tries.count), 2);
+        close(other);
+        try_anew(0, 0);
+        for (unsigned n = 0; n < 1000; n++)
+            read_blocks(&c, ctx, how, c.fd, 1);
+        assert_in_range(atomic_load(&tries.count), 500, 1000);
+        assert_int_equal(atomic_load(&plain_caller), find_reactor());
+        ASSERT_CALL(ioe_context_free(ctx), 0);
+    }
+    cached_close(&c);
+}
+
+/* What takes long to copy is not the reactor's. */
+static void huge_read_goes_to_a_thread(void **state)
+{
+    const delivery *how = *state;
+    cached c;
+    cached_open(&c);
+    ioe_context *ctx = new_pool(how, 64, 256);
+    try_anew(0, 0);
+    for (int i = 0; i < 10; i++) {
+        memset(c.bufs, 0, HUGE_READ);
+        assert_int_equal(ioe_prep_read(c.events[0], c.fd, c.bufs, HUGE_READ, 0), 0);
+        assert_int_equal(run_event(ctx, how, c.events[0]), HUGE_READ);
+        assert_int_not_equal(atomic_load(&plain_caller), find_reactor());
+        assert_true(pattern_holds(c.bufs, HUGE_READ, 3, 0));
+    }
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    cached_close(&c);
 }
 
 /* ---- RLIMIT_FSIZE: an errno, and the process lives ---- */
@@ -376,6 +547,10 @@ int main(void)
         for_each_delivery(no_more_threads_than_64_or_the_depth),
         for_each_delivery(events_complete_without_threads),
         for_each_delivery(events_complete_without_processes),
+        for_each_delivery(cached_reads_need_no_thread),
+        for_each_delivery(some_tries_fail_or_come_short),
+        for_each_delivery(refused_tries_are_not_repeated),
+        for_each_delivery(huge_read_goes_to_a_thread),
         for_each_delivery(file_size_limit_is_an_errno),
         for_each_delivery(needs_nothing_but_plain_files),
     };

@@ -137,6 +137,7 @@ impl Pool {
             queue: VecDeque::with_capacity(depth as usize),
             tries: VecDeque::with_capacity(depth as usize),
             done: Vec::with_capacity(depth as usize),
+            idle: Vec::with_capacity(most),
             limit: most,
             ..State::default()
         });
@@ -197,13 +198,18 @@ impl Pool {
     }
 
     /// Reads what is in the page cache: on this thread, as waking another one costs more, and beside
-    /// the others where they have been given some. What has to wait is left staged.
-    fn read_at_once(&mut self, done: &mut Vec<Done>) {
+    /// the others where they have been given some. What has to wait is left staged. False where there
+    /// was nothing to do.
+    fn read_at_once(&mut self, done: &mut Vec<Done>) -> bool {
+        if self.tries.is_empty() && !self.sharing {
+            return false;
+        }
         let mut room = AT_ONCE;
+        let mut tried = 0;
         let mut chunk = std::mem::take(&mut self.tries);
         self.tries_bytes = 0;
         loop {
-            self.own_calls += chunk.len() as u64;
+            tried += chunk.len();
             for job in chunk.drain(..) {
                 match direct::read_at_once(&job.op) {
                     Ok(result) => done.push(Done { slot: job.slot, result }),
@@ -225,6 +231,8 @@ impl Pool {
             }
         }
         self.tries = chunk;
+        self.own_calls += tried as u64;
+        tried > 0
     }
 
     /// Looks whether `wanted` completions come soon. Who wakes a reactor that sleeps is noticed.
@@ -299,11 +307,15 @@ impl Interface for Pool {
     fn enter(&mut self, _submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
         self.known.forget();
         let before = done.len();
+        let announced = self.shared.wake_up.is_asleep();
         self.exchange(done);
-        if !self.tries.is_empty() || self.sharing {
-            // While the threads do theirs.
-            self.read_at_once(done);
+        // While the threads do theirs; and instead of a wait, if nobody else wants anything.
+        while self.read_at_once(done) {
             self.exchange(done);
+            let waits = matches!(wait, Wait::For(min, None) if done.len() - before < min as usize);
+            if !waits || announced && !self.shared.wake_up.is_asleep() {
+                break;
+            }
         }
         let Wait::For(min, time) = wait else { return Entered::Fine };
         let missing = (min as usize).saturating_sub(done.len() - before);
