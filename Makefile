@@ -45,8 +45,8 @@ BLOCKED_PROGRAMS := target/faults/deny target/faults/which $(EXAMPLES)
 SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '*.rs')
 
 .PHONY: all lib examples run check check-rust check-headers check-c check-asan check-blocked \
-        check-blocked-quick check-faults check-crash lint bench bench-full sim header install uninstall clean help tools-c \
-        tools-bench tools-faults tools-crash \
+        check-blocked-quick check-faults check-crash lint bench bench-full sim header install uninstall clean help \
+        tools-c tools-bench tools-faults tools-crash check-c-reactors \
         $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
 all: lib examples ## the library, its header, the examples
 
@@ -107,12 +107,17 @@ DRIVERS := uring aio pool
 one_run     = $(filter $(ONE_RUN:%=$(1)/t_%),$(C_TESTS:target/c_tests/%=$(1)/%))
 each_driver = $(filter-out $(call one_run,$(1)),$(C_TESTS:target/c_tests/%=$(1)/%))
 
-check-c: $(DRIVERS:%=check-c-%) check-c-choice ## the C and C++ tests and the examples, on every driver
+check-c: $(DRIVERS:%=check-c-%) check-c-reactors check-c-choice ## the C and C++ tests and the examples, on every driver
 
 $(DRIVERS:%=check-c-%): check-c-%: $(C_TESTS) $(EXAMPLES) target/bench/allocs tools-c
 	IOE_DRIVER=$* IOE_TEST_SCALE=$(SCALE_$*) \
 	  $(PROVE) $(call each_driver,target/c_tests) target/bench/allocs examples_c/check.sh
 	IOE_DRIVER=$* IOE_TEST_SCALE=$(SCALE_$*) IOE_TEST_MERGE=65536 $(PROVE) target/c_tests/t_transfers
+
+# The same with three reactors behind each context that has threads.
+check-c-reactors: $(C_TESTS) tools-c
+	IOE_DRIVER=uring IOE_TEST_SCALE=10 IOE_TEST_REACTORS=3 \
+	  $(PROVE) $(call each_driver,target/c_tests)
 
 check-c-choice: $(C_TESTS) tools-c
 	$(PROVE) $(call one_run,target/c_tests)

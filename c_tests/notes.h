@@ -201,17 +201,32 @@ static inline void submit_stuck(ioe_context *ctx, const delivery *how, const stu
                      : atomic_load(&plain_calls[IOE_READ]) == before);
 }
 
-/* As many as the context's depth. */
+/* As many as the depth of the reactor that the calling thread has. */
+static inline void *fill_slots_of_one(void *arg)
+{
+    slots *s = arg;
+    for (size_t depth = get_info(s->ctx).depth; depth > 0; depth--) {
+        submit_stuck(s->ctx, s->how, &s->reads[s->count]);
+        s->count++;
+    }
+    return NULL;
+}
+
+/* Of all reactors: threads that come one after the other have one after the other. */
 static inline slots *fill_slots(ioe_context *ctx, const delivery *how)
 {
-    const size_t count = get_info(ctx).depth;
+    const size_t reactors = get_info(ctx).reactors;
+    const size_t count = reactors * get_info(ctx).depth;
     slots *s = calloc(1, sizeof *s + count * sizeof *s->reads);
     assert_non_null(s);
-    *s = (slots){.ctx = ctx, .how = how, .count = count, .done = LATCH_INIT};
-    for (size_t i = 0; i < count; i++) {
+    *s = (slots){.ctx = ctx, .how = how, .done = LATCH_INIT};
+    for (size_t i = 0; i < count; i++)
         stuck_prepare(&s->reads[i], hit_latch, &s->done);
-        submit_stuck(ctx, how, &s->reads[i]);
-    }
+    if (reactors == 1)
+        fill_slots_of_one(s);
+    else
+        for (size_t i = 0; i < reactors; i++)
+            join_thread(start_thread(fill_slots_of_one, s));
     return s;
 }
 

@@ -19,7 +19,7 @@
 #include "intercept.h"
 #include "stuck.h"
 
-enum { ACTIONS = IOE_FALLOCATE + 1, MOST_WATCHED = 8, MOST_OPERATIONS = 1 << 14, MOST_RINGS = 1024 };
+enum { ACTIONS = IOE_FALLOCATE + 1, MOST_WATCHED = 16, MOST_OPERATIONS = 1 << 14, MOST_RINGS = 1024 };
 
 #define ALL_OF_THEM UINT32_MAX
 

@@ -255,6 +255,7 @@ static void fork_with_a_read_in_the_kernel(ioe_workers *shared, const delivery *
     static uint8_t written[BEHIND][BLOCK];
     static uint8_t on_file[BLOCK];
     static inherited in;
+    only_with_one_reactor(how);
     int fd = temp_file(IN_MEMORY);
     latch done = LATCH_INIT;
     stuck_read stuck;

@@ -47,7 +47,7 @@ static void assert_stillness(size_t engine_threads)
 
 static size_t threads_of(const delivery *how)
 {
-    return how->flags & IOE_POLLED ? 0 : 1 + how->workers;
+    return how->flags & IOE_POLLED ? 0 : usual_reactors(how->flags) + how->workers;
 }
 
 static void work_a_little(ioe_context *ctx, const delivery *how, int fd)
@@ -86,7 +86,7 @@ static void idle_shared_workers_sleep(void **state)
         contexts[i] = new_shared_context(workers, 32, 64);
         work_a_little(contexts[i], &deliveries[2], fd);
     }
-    assert_stillness(CONTEXTS + THREADS);
+    assert_stillness(CONTEXTS * usual_reactors(0) + THREADS);
     for (unsigned i = 0; i < CONTEXTS; i++)
         ASSERT_CALL(ioe_context_free(contexts[i]), 0);
     assert_stillness(THREADS);
@@ -122,6 +122,7 @@ static void *wait_in_drain(void *arg)
 static void waiting_callers_sleep(void **state)
 {
     const delivery *how = *state;
+    only_with_one_reactor(how);
     ioe_context *ctx = new_context(how, 1, 1);
     int fd = temp_file(IN_MEMORY);
     latch done = LATCH_INIT;

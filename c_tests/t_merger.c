@@ -190,6 +190,7 @@ static void *submit_a_row(void *arg)
 static void what_waits_for_a_slot_is_joined(void **state)
 {
     const delivery *how = *state;
+    only_with_one_reactor(how);
     ioe_context *ctx = new_merging_context(how, 1, QUEUE, LIMIT);
     for (int i = 0; i < 2; i++) {
         const int action = i % 2 == 0 ? IOE_READ : IOE_WRITE;

@@ -491,7 +491,8 @@ static void engine_threads_take_no_signals(void **state)
         assert_int_equal(ioe_prep_fsync(event, fd), 0);
         assert_int_equal(run_event(ctx, how, event), 0);
     }
-    size_t expected = how->flags & IOE_POLLED ? 0 : 1 + how->workers;
+    const unsigned threads = how->flags & IOE_POLLED ? 0 : usual_reactors(how->flags);
+    size_t expected = threads + how->workers;
     size_t pool = tested_driver == IOE_DRIVER_POOL ? 1 : 0;
     unsigned reactors = 0;
     /* Each gives itself its name, sooner or later. */
@@ -514,7 +515,7 @@ static void engine_threads_take_no_signals(void **state)
         }
     }
     assert_int_equal(count, expected);
-    assert_int_equal(reactors, how->flags & IOE_POLLED ? 0 : 1);
+    assert_int_equal(reactors, threads);
     for (unsigned worker = 0; worker < how->workers; worker++) {
         char name[32];
         unsigned found = 0;

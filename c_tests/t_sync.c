@@ -664,6 +664,7 @@ static void barrier_flushes_mergers(void **state)
 {
     enum { EACH = 4 };
     const delivery *how = *state;
+    only_with_one_reactor(how);
     scene *s = set_scene(how, DEPTH, QUEUE, 0);
     row *own = new_row(s->fd, IOE_WRITE, 0, EACH, BLOCK, 0);
     row *others = new_row(s->other, IOE_WRITE, 0, EACH, BLOCK, 0);
