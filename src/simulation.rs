@@ -265,7 +265,6 @@ fn be_any_thread() {
 
 /// Puts an event of the model in flight: new, or once more where it stopped.
 fn set_off(id: u32, event: &IOEvent<Check>) -> Arc<Shards<Check>> {
-    be_any_thread();
     MODEL.with_borrow_mut(|model| {
         let moved = event.transferred();
         let behind = match event.is_barrier() {
@@ -320,6 +319,7 @@ fn refused(id: u32, (event, errno): (IOEvent<Check>, i32)) {
 
 /// Submits an event, mostly through a merger for its like, where there is one.
 fn submit(id: u32, event: IOEvent<Check>) {
+    be_any_thread();
     let context = set_off(id, &event);
     let merger = MODEL.with_borrow(|model| {
         let Expected { file, action, .. } = &model.events[&id];
@@ -338,6 +338,7 @@ fn submit_wait(id: u32, mut event: IOEvent<Check>) {
     if !event.is_barrier() && !event.is_timed() && event.priority() == 0 {
         return submit(id, event);
     }
+    be_any_thread();
     let context = set_off(id, &event);
     MODEL.with_borrow_mut(|model| model.waited_for = Some(id));
     context.submit_wait(&mut event).expect("it is accepted");
@@ -422,6 +423,7 @@ fn poll_some(context: &Shards<Check>, mut order: Vec<usize>) {
 /// Submits events as one batch.
 fn submit_batch(events: Vec<(u32, IOEvent<Check>)>) {
     let context = MODEL.with_borrow(|model| model.context.clone()).expect("a context");
+    be_any_thread();
     let mut batch = context.batch();
     for (id, event) in events {
         set_off(id, &event);
