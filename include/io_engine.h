@@ -121,8 +121,8 @@ typedef enum ioe_flag {
     IOE_POLLED = 1,
     /**
      * A kernel thread takes submissions (IORING_SETUP_SQPOLL of io_uring_setup(2)): fewer system
-     * calls, for a processor that it keeps busy. For `IOE_DRIVER_URING`; left out where
-     * `IOE_DRIVER_AUTO` takes another driver.
+     * calls, for a processor that it keeps busy; one for each of several `reactors`. For
+     * `IOE_DRIVER_URING`; left out where `IOE_DRIVER_AUTO` takes another driver.
      */
     IOE_SQPOLL = 2,
     /**

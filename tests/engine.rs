@@ -478,3 +478,39 @@ fn a_merge_submitter_loses_nothing_of_what_is_refused() {
     context.drain(-1).unwrap();
     all_written(&file, &reports, 5);
 }
+
+#[test]
+fn several_reactors_serve_one_context() {
+    const THREADS: usize = 4;
+    const EACH: usize = 100;
+    let files: Vec<File> = (0..THREADS).map(|_| temp_file()).collect();
+    let workers = IOWorkers::new(1);
+    let config = Config { reactors: 3, queue_size: 8, ..Config::default() };
+    let context = IOContext::<ClosureCb>::with_config(config, &workers).unwrap();
+    let whole = Arc::new(AtomicUsize::new(0));
+    for action in [IOAction::Write, IOAction::Read] {
+        std::thread::scope(|scope| {
+            for file in &files {
+                let submit = |number| {
+                    let buffer = filled(512, number as u8);
+                    let mut event =
+                        IOEvent::new(file.as_raw_fd(), buffer, action, 512 * number as u64);
+                    let whole = whole.clone();
+                    event.set_callback(ClosureCb(Box::new(move |event| {
+                        whole.fetch_add(usize::from(event.result() == 512), SeqCst);
+                    })));
+                    context.submit(event).map_err(|(_, error)| error).unwrap();
+                };
+                scope.spawn(move || (0..EACH).for_each(submit));
+            }
+        });
+        context.drain(-1).unwrap();
+    }
+    assert_eq!(whole.load(SeqCst), 2 * THREADS * EACH);
+    let stats = context.stats();
+    assert_eq!((stats.accepted, stats.in_flight), (2 * (THREADS * EACH) as u64, 0));
+    drop(context);
+    let refused = |config| IOContext::<ClosureCb>::with_config(config, &workers).is_err();
+    assert!(refused(Config { reactors: 65, ..Config::default() }));
+    assert!(refused(Config { reactors: 2, polled: true, ..Config::default() }));
+}

@@ -406,3 +406,40 @@ impl<C: IOCallback> Drop for Batch<'_, C> {
         self.hand_over();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::sim::Sim;
+    use crate::tasks::ClosureCb;
+    use crate::thread::set_number;
+
+    #[test]
+    fn reads_go_by_thread_and_all_else_by_descriptor() {
+        let config = Config { polled: true, ..Config::default() };
+        let context = Shards::<ClosureCb>::over(config, (0..3).map(Sim::pool));
+        let others =
+            [IOAction::Write, IOAction::Fsync, IOAction::Fdatasync, IOAction::Fallocate(0)];
+        let mut of_descriptors = [0; 3];
+        for fd in 0..30 {
+            let index = context.index(fd, IOAction::Write);
+            of_descriptors[index] += 1;
+            for thread in 0..6 {
+                set_number(thread);
+                assert_eq!(context.index(fd, IOAction::Read), thread as usize % 3);
+                assert!(ptr::eq(&**context.home(), &*context.list[thread as usize % 3]));
+                assert!(others.iter().all(|action| context.index(fd, *action) == index));
+            }
+        }
+        assert!(of_descriptors.iter().all(|count| (8..=12).contains(count)), "{of_descriptors:?}");
+    }
+
+    #[test]
+    fn threads_take_turns() {
+        let one_more = || std::thread::spawn(|| [number(), number()]).join().unwrap();
+        let first = one_more();
+        let second = one_more();
+        assert!(first[0] == first[1] && second[0] == second[1], "each keeps its own");
+        assert_ne!(first, second);
+    }
+}

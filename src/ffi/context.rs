@@ -32,8 +32,8 @@ pub enum ioe_flag {
     /// and inside `ioe_drain`, `ioe_submit_wait` and `ioe_context_free`, which poll by themselves.
     IOE_POLLED = 1,
     /// A kernel thread takes submissions (IORING_SETUP_SQPOLL of io_uring_setup(2)): fewer system
-    /// calls, for a processor that it keeps busy. For `IOE_DRIVER_URING`; left out where
-    /// `IOE_DRIVER_AUTO` takes another driver.
+    /// calls, for a processor that it keeps busy; one for each of several `reactors`. For
+    /// `IOE_DRIVER_URING`; left out where `IOE_DRIVER_AUTO` takes another driver.
     IOE_SQPOLL = 2,
     /// Completions are looked for, not announced (IORING_SETUP_IOPOLL). Needs `IOE_POLLED`, and a
     /// device with poll queues: an O_DIRECT transfer of another is refused in the callback, with
