@@ -173,11 +173,10 @@ impl<C: IOCallback> Shards<C> {
     #[inline(always)]
     pub(crate) unsafe fn take_plain(&self, events: *const *mut (), count: usize) -> usize {
         let shard = &self.list[0];
-        // SAFETY: by the caller's promise.
-        if shard.config().polled {
-            unsafe { shard.take_plain(events, count) }
-        } else {
-            0
+        match shard.config().polled {
+            // SAFETY: by the caller's promise.
+            true => unsafe { shard.take_plain(events, count) },
+            false => 0,
         }
     }
 

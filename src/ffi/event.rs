@@ -179,10 +179,9 @@ pub unsafe extern "C" fn ioe_prep_read(
     len: usize,
     offset: u64,
 ) -> c_int {
+    let bytes = Some(buf);
     // SAFETY: by the caller's promise.
-    guard_quiet(|| {
-        done(unsafe { prepare(event, IOAction::Read, fd, Some(buf), len as u64, offset) })
-    })
+    guard_quiet(|| done(unsafe { prepare(event, IOAction::Read, fd, bytes, len as u64, offset) }))
 }
 
 /// Makes the event a write of `len` bytes from `buf` to `fd` at `offset`. As `ioe_prep_read`.
