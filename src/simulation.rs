@@ -16,8 +16,8 @@ use crate::context::{Config, Shards};
 use crate::driver::aio::Aio;
 use crate::driver::backed::Backed;
 use crate::driver::sim::{
-    descriptor, set_meanwhile, with_world, File, Flight, Interfaces, Sim, SimAio, Sync, Trouble,
-    BLOCK,
+    descriptor, set_meanwhile, with_world, File, Flight, Sim, SimAio, Sync, Trouble, BLOCK,
+    MAX_REACTORS,
 };
 use crate::merger::Merger;
 use crate::tasks::{flags, IOAction, IOCallback, IOEvent};
@@ -25,7 +25,6 @@ use crate::thread::set_number;
 
 const DEFAULT_OPS: u64 = 1_000_000;
 const STEPS_PER_HISTORY: u32 = 150;
-const MAX_REACTORS: usize = 4;
 /// More than are made in one step.
 const MAX_MEMBERS: u32 = 8;
 const REGION: usize = 2048;
@@ -617,7 +616,7 @@ fn run_history(seed: u64) -> (u64, u64) {
             breaks: if chance() == 0 { 0 } else { chance() },
         };
         world.operations = 0;
-        world.reactors = vec![Interfaces::default(); world.random.usize(1..=MAX_REACTORS)];
+        world.reactors = Default::default();
         world.merged = 0;
         world.flights.clear();
         world.syncs.clear();
@@ -656,7 +655,7 @@ fn run_history(seed: u64) -> (u64, u64) {
         world.sees_all = kind < 2;
         kind
     });
-    let reactors = 0..with_world(|world| world.reactors.len());
+    let reactors = 0..with_world(|world| world.random.usize(1..=MAX_REACTORS));
     let context = match kind {
         0 => Shards::over(config, reactors.clone().map(Sim::pool)),
         1 => {
@@ -874,7 +873,7 @@ impl Case {
             world.flights.clear();
             world.limit = limit as u64;
             world.trouble = Trouble { short: 80, delay: 40, ..Trouble::default() };
-            world.reactors = vec![Interfaces::default()];
+            world.reactors = Default::default();
             world.sees_all = false;
         });
         OUTCOMES.take();

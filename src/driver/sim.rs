@@ -24,6 +24,9 @@ const FIRST_DESCRIPTOR: RawFd = 1 << 20;
 
 const FILES: RawFd = 16;
 
+/// As many may work on one world.
+pub(crate) const MAX_REACTORS: usize = 4;
+
 /// The descriptor of a file; that of what moves no bytes also says whose it is.
 pub(crate) fn descriptor(event: u32, file: usize) -> RawFd {
     FIRST_DESCRIPTOR + event as RawFd * FILES + file as RawFd
@@ -138,7 +141,7 @@ pub(crate) struct World {
     pub limit: u64,
     pub trouble: Trouble,
     /// Of each reactor.
-    pub reactors: Vec<Interfaces>,
+    pub reactors: [Interfaces; MAX_REACTORS],
     pub operations: u64,
     /// Counts everything that happens.
     pub tick: u64,
