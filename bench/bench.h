@@ -128,7 +128,7 @@ struct side {
 #define DECLARE_SIDE(name) extern const struct side name;
 SIDES(DECLARE_SIDE)
 
-/* In the place of one whose library was not there when the bench was built: says what to install. */
+/* In the place of one whose library was not there when it was built: says what to install. */
 #define SIDE_NOT_BUILT(id, side_name, side_what, package)                                          \
     static void *id##_cannot(const struct work *work)                                              \
     {                                                                                              \
@@ -217,8 +217,8 @@ static inline uint64_t progress_next(struct progress *r)
 }
 
 /*
- * Whether this block is one to be written. Where reads and writes are mixed its number decides: what
- * is read is never written, so that its data can be checked, and all sides do the same.
+ * Whether this block is one to be written. Where reads and writes are mixed its number decides:
+ * what is read is never written, so that its data can be checked, and all sides do the same.
  */
 static inline bool work_writes(const struct work *work, uint64_t block)
 {

@@ -150,7 +150,8 @@ def merging_cases(driver):
                                       held=QUEUE, **merging), full, unit=f"{mode}s")
     yield Case("mergerandom", "4 KiB random reads with O_DIRECT, depth 128, batches of 32, merge "
                "limit 128 KiB", work(direct=True, **merging),
-               [c(side, driver) for side in ("polled", "polled+m", "producer", "producer+m")])
+               [c(side, driver) for side in ("polled", "polled+m", "producer", "producer+m")],
+               (4, 6), 0.03)
     yield Case("mergecached", "4 KiB random reads in the page cache, depth 128, batches of 32, "
                "merge limit 128 KiB", work(**merging), [c("polled", driver), c("polled+m", driver)])
     yield Case("mergesingle", "4 KiB random reads with O_DIRECT, depth 1, merge limit 128 KiB",
@@ -220,7 +221,7 @@ def all_cases(driver, full):
             *commit_cases(driver), *scaling_cases(), *(matrix_cases() if full else ())]
 
 
-# ---- what is promised, and to be found again in every run -----------------------------------------
+# ---- what is promised, and to be found again in every run ----------------------------------------
 
 
 @dataclass
@@ -325,6 +326,8 @@ def judge(target, results):
     }
 
 
+COUNTED = ("idle", "lives", "instructions", "calls", "memory")  # beside the cases
+
 # ---- running -------------------------------------------------------------------------------------
 
 
@@ -369,7 +372,7 @@ class Bench:
             if contender.side in self.known:
                 yield contender
             else:
-                self.say(case.name, f"{contender.name} is left out: this bench was built without it")
+                self.say(case.name, f"{contender.name} is left out: there is no such side")
 
     def run_case(self, case):
         rounds, slices = case.samples
@@ -478,7 +481,7 @@ class Bench:
         for case in cases:
             self.run_case(case)
         measure.tool("file", file=self.path, size=self.options.size)
-        for name in ("idle", "lives", "instructions", "calls", "memory"):
+        for name in COUNTED:
             if self.wants(name):
                 getattr(self, f"run_{name}")()
 
@@ -488,8 +491,9 @@ def print_case(case, results):
     first = next((r for r in results if r.samples), None)
     if not first:
         return
-    print(f"  {'side':30} {case.unit + '/s':>10} {'quartiles':>21} {'ratio':>7} {'calls/op':>9} "
-          f"{'kernel/op':>9} {'user ns':>8} {'sys ns':>8} {'p50 us':>9} {'p99 us':>9} {'p99.9 us':>9}"
+    print(f"  {'side':30} {case.unit + '/s':>11} {'quartiles':>21} {'ratio':>7} {'calls/op':>9} "
+          f"{'kernel/op':>9} {'user ns':>8} {'sys ns':>8} "
+          f"{'p50 us':>9} {'p99 us':>9} {'p99.9 us':>9}"
           + (f" {'syncs/s':>8}" if case.unit == "commits" else ""))
     for r in results:
         if not r.samples:
@@ -502,10 +506,10 @@ def print_case(case, results):
         if case.unit == "commits":
             figures.append((r.median("syncs"), 8, 0))
         ratio = statistics.median(measure.ratios(r, first, "speed"))
-        print(f"  {r.contender.name:30} {speed['median']:10.0f} {speed['q1']:10.0f}.."
+        print(f"  {r.contender.name:30} {speed['median']:11.0f} {speed['q1']:10.0f}.."
               f"{speed['q3']:<9.0f} {ratio:7.3f} "
-              + " ".join(f"{'?' if v is None else format(v, f'.{p}f'):>{w}}" for v, w, p in figures),
-              flush=True)
+              + " ".join(f"{'?' if value is None else format(value, f'.{places}f'):>{width}}"
+                         for value, width, places in figures), flush=True)
 
 
 # ---- the report ----------------------------------------------------------------------------------
@@ -607,13 +611,21 @@ def main():
     options = parse_options()
     bench = Bench(options)
     try:
-        cases = [case for case in all_cases(options.driver, options.full)
-                 if bench.wants(case.name, *case.family[:1])]
+        known = all_cases(options.driver, options.full)
+        cases = [case for case in known if bench.wants(case.name, *case.family[:1])]
+        unknown = [name for name in (options.only or "").split(",") if name and not any(
+            fnmatch.fnmatch(each, name)
+            for case in known for each in (*COUNTED, case.name, *case.family[:1]))]
+        if unknown:
+            print(f"bench: --only: there is no {', '.join(unknown)}: see --list", file=sys.stderr)
+            return 2
         if options.list:
             print("\n".join(f"{case.name:36} {case.what}" for case in cases))
+            print("\n".join(name for name in COUNTED if bench.wants(name)))
             return 0
         where = machine(options.dir)
-        print(f"io_engine {version()}, {where['kernel']}, {where['cpu']}, {where['processors']} processors; "
+        print(f"io_engine {version()}, {where['kernel']}, {where['cpu']}, "
+              f"{where['processors']} processors; "
               f"{len(cases)} cases, about {seconds_of(cases, options.scale):.0f} s and the counts")
         started = time.time()
         bench.run(cases)
@@ -621,7 +633,8 @@ def main():
                     if bench.wants(t.case)]
         print_verdicts(verdicts)
         by_name = {case.name: case for case in cases}
-        data = {"version": version(), "machine": where, "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started)),
+        data = {"version": version(), "machine": where,
+                "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started)),
                 "seconds": time.time() - started, "full": options.full, "targets": verdicts,
                 "cases": [case_data(name, by_name.get(name), results)
                           for name, results in bench.results.items()]}

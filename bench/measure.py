@@ -1,7 +1,7 @@
 """Runs the sides of bench/run.c, in turn, and gathers what they tell.
 
-Medians over samples; a ratio is the median of the ratios of samples taken one right after the other,
-so that whatever else happens on the machine hits both.
+Medians over samples; a ratio is the median of the ratios of samples taken one right after the
+other, so that whatever else happens on the machine hits both.
 """
 
 import json
@@ -53,6 +53,10 @@ def command(contender, options):
     return words + [contender.side]
 
 
+def _sentence(errors):
+    return "; ".join(line.removeprefix("bench: ") for line in errors.strip().splitlines())
+
+
 class NotHere(Exception):
     """A side cannot be had on this machine: the message says why."""
 
@@ -74,7 +78,7 @@ class Side:
     def _ended(self):
         status = self.process.wait()
         self.errors.seek(0)
-        said = self.errors.read().strip().removeprefix("bench: ")
+        said = _sentence(self.errors.read())
         raise (NotHere if status == NOT_HERE else Failed)(said or f"ended with status {status}")
 
     def _tell(self, what, count):
@@ -115,7 +119,7 @@ def tool(name, contender=None, **options):
     done = subprocess.run(command(contender or Contender(name), options), capture_output=True,
                           text=True, check=False)
     if done.returncode != 0:
-        said = done.stderr.strip().removeprefix("bench: ")
+        said = _sentence(done.stderr)
         raise (NotHere if done.returncode == NOT_HERE else Failed)(said)
     return json.loads(done.stdout) if done.stdout else None
 
@@ -215,7 +219,8 @@ def compare(contenders, options, rounds, slices, seconds, say):
             order = list(sides)
             for turn in range(slices):
                 # Another side begins each time: none has always the same one before it.
-                for i in order[(number + turn) % len(order):] + order[:(number + turn) % len(order)]:
+                first = (number + turn) % max(1, len(order))
+                for i in order[first:] + order[:first]:
                     results[i].add(sides[i].run(counts[i]))
         finally:
             for side in sides.values():
@@ -223,7 +228,7 @@ def compare(contenders, options, rounds, slices, seconds, say):
     return results
 
 
-# ---- what the machine counts ----------------------------------------------------------------------
+# ---- what the machine counts ---------------------------------------------------------------------
 
 
 def _lines(*counts):
@@ -238,7 +243,7 @@ def _run(words, lines):
     except subprocess.TimeoutExpired:
         raise NotHere(f"{words[0]} did not come to an end") from None
     if done.returncode != 0:
-        said = done.stderr.strip().removeprefix("bench: ")
+        said = _sentence(done.stderr)
         raise (NotHere if done.returncode == NOT_HERE else Failed)(f"{words[0]}: {said}")
 
 
@@ -308,7 +313,7 @@ def memory_per_event(contender, options, small=128, large=4096):
     """Bytes of the process for one more event in flight, the data's own buffer not counted.
 
     The same work with few and with many in flight; what the process has more is divided by their
-    difference. The kernel's own memory for them is in it as far as it is mapped (io_uring's queues).
+    difference. The kernel's own memory for them is in it as far as it is mapped: io_uring's queues.
     """
     def resident(depth):
         side = Side(contender, dict(options, depth=depth, held=depth, queue=depth, batch=32,

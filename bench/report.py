@@ -46,7 +46,8 @@ h3 { font-size: 1rem; margin: 0 0 .1rem; } p { margin: .4rem 0; max-width: 78ch;
 .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0 0; }
 .tile { background: var(--card); border: 1px solid var(--grid); border-radius: 8px;
   padding: .6rem 1rem; } .tile b { display: block; font-size: 1.5rem; }
-.grid { display: grid; gap: 1rem; align-items: start; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
+.grid { display: grid; gap: 1rem; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
 .grid .card { margin: 0; }
 table { border-collapse: collapse; font-size: .84rem; width: 100%; }
 th { text-align: left; color: var(--muted); font-weight: normal; }
@@ -318,7 +319,8 @@ def counted_cards(cases):
     if case := cases.get("memory"):
         yield stacked_chart([(r["side"], (r["per_event"],)) for r in case["results"]],
                             [("bytes", ["engine" if r["engine"] else "peer"
-                                        for r in case["results"]])], "bytes for one more event in flight")
+                                        for r in case["results"]])],
+                            "bytes for one more event in flight")
     if case := cases.get("lives"):
         yield stacked_chart([(r["side"].split()[-1], (r["life"],)) for r in case["results"]],
                             [("ms", "engine")], "ms to make and free a context")
@@ -338,7 +340,14 @@ as many in flight, as large batches; each looks at every result and at a sample 
 <p>Latencies are from before a submission to the end of the check of what came, of a sample of all
 transfers. CPU time is that of all threads of the side's process, in which the kernel's work in
 system calls counts as system; how it divides into user and system the kernel only samples.
-A target is met or missed by the median; run the bench again, or longer (--scale), before you
+Instructions are those of callgrind, during the transfers alone: what is in libraries is the engine
+with what it calls, or the peer's library; what is in the program is drawing the next block and
+checking it, and peers written by hand. System calls are what perf counts in a long run less what it
+counts in a short one; sched_yield is the bench's own submitting threads that wait for a free event.
+Memory for one more event in flight: what the process has more of with 4096 events in flight than
+with 128, by the pages that are resident, divided by their difference; the buffer of the data is not
+in it, what the program keeps for an event is, and so are io_uring's queues.</p>
+<p>A target is met or missed by the median; run the bench again, or longer (--scale), before you
 believe a close one.</p>
 """
 
@@ -350,10 +359,10 @@ def matrix_sections(families):
             place, order, mode, block, key = name.split("-")
             groups.setdefault(f"{place}, {order}, {mode}", {})[int(block), key] = cases
     for name, group in groups.items():
-        yield (f"<div class='card'><h3>{name}</h3>{matrix_chart(group)}<details><summary>all figures"
-               "</summary>" + "".join(f"<p>{html.escape(case['what'])}</p>{case_table(case)}"
-                                      for cases in group.values() for case in cases)
-               + "</details></div>")
+        tables = "".join(f"<p>{html.escape(case['what'])}</p>{case_table(case)}"
+                         for cases in group.values() for case in cases)
+        yield (f"<div class='card'><h3>{name}</h3>{matrix_chart(group)}"
+               f"<details><summary>all figures</summary>{tables}</details></div>")
 
 
 def page(data):
@@ -369,10 +378,11 @@ def page(data):
              "<meta name='viewport' content='width=device-width'><title>io_engine: bench</title>",
              f"<style>{STYLE}</style><h1>io_engine {html.escape(data['version'])}: bench</h1>",
              f"<p class='muted'>{html.escape(where['cpu'])}, {where['processors']} processors, "
-             f"{html.escape(where['memory'])} · {html.escape(where['kernel'])} {where['machine']} · "
+             f"{where['memory']} · {html.escape(where['kernel'])} {where['machine']} · "
              f"{where['files']} · {data['when']}, {data['seconds']:.0f} s"
              f"{', the whole matrix' if data['full'] else ''}</p>",
-             f"<div class='tiles'><div class='tile'><b class='pass'>{counts[0]}</b>targets met</div>"
+             "<div class='tiles'>"
+             f"<div class='tile'><b class='pass'>{counts[0]}</b>targets met</div>"
              f"<div class='tile'><b class='miss'>{counts[1]}</b>missed</div>"
              f"<div class='tile'><b>{counts[2]}</b>not measured</div></div>",
              "<h2>How to read it</h2>", HOW]

@@ -2,13 +2,13 @@
  * run.c: one side of the comparison, ready to work whenever it is told to.
  *
  *     target/bench/run --help
- *     printf 'warm 10000\nrun 100000\n' | target/bench/run --block 4096 --depth 128 --batch 32 polled
+ *     printf 'warm 10000\nrun 100000\n' | target/bench/run --depth 128 --batch 32 polled
  *
  * It opens one side, says "ready", and obeys the lines on its standard input: each has the side do
- * so many transfers, and is answered by one line of JSON. A process is one side's alone, so that its
- * memory, its processor time (of all its threads, io_uring's among them) and the instructions that
- * callgrind counts are that side's. While it waits for a line nothing runs in it, and another side
- * can have the machine: bench.py has them take turns.
+ * so many transfers, and is answered by one line of JSON. A process is one side's alone, so that
+ * its memory, its processor time (of all its threads, io_uring's among them) and the instructions
+ * that callgrind counts are that side's. While it waits for a line nothing runs in it, and
+ * another side can have the machine: bench.py has them take turns.
  *
  * Not in the processor time: interrupts that hit another process, the kernel's workers (of block
  * layer and file system), and what the host does.
