@@ -267,11 +267,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let mut taken = 0;
         while taken < share {
             let Some(event) = self.take_from_lane(core, source) else { break };
-            // A foreign event that could not be launched is done.
-            match event.is_done() {
-                true => self.arrive_other(core, event),
-                false => self.arrive(core, event),
-            }
+            self.arrive(core, event);
             taken += 1;
         }
         taken
@@ -298,13 +294,21 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Takes in what came through a queue: an event, joined ones, or a batch.
     #[inline(always)]
     fn arrive(&mut self, core: &Core<C>, event: IOEvent<C>) {
-        if event.is_plain() && !self.looks_at_all() {
-            if let Some(number) = self.free.pop() {
-                self.hold_plain(core, number, event);
-                return;
-            }
+        if let Some(event) = self.arrive_plain(core, event) {
+            self.arrive_other(core, event);
         }
-        self.arrive_other(core, event);
+    }
+
+    /// Gives a plain event a slot, where nothing is in its way. Another one comes back; so does a foreign
+    /// one that could not be launched, and is done.
+    #[inline(always)]
+    fn arrive_plain(&mut self, core: &Core<C>, event: IOEvent<C>) -> Option<IOEvent<C>> {
+        if !event.is_plain() || event.is_done() || self.looks_at_all() {
+            return Some(event);
+        }
+        let Some(number) = self.free.pop() else { return Some(event) };
+        self.hold_plain(core, number, event);
+        None
     }
 
     /// Even a plain event may have to wait, to be joined, or to be watched.
@@ -322,7 +326,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
                 Link::Batched(_) => merge::untie(&event),
                 _ => None,
             };
-            self.arrive_one(core, event);
+            if let Some(event) = self.arrive_plain(core, event) {
+                self.arrive_one(core, event);
+            }
         }
     }
 

@@ -233,7 +233,10 @@ impl<C: IOCallback> Shards<C> {
 
     fn wait_drained(&self, deadline: Deadline) -> Result<bool, Errno> {
         // All before the first wait: what comes later holds nothing back.
-        let points: Vec<u64> = self.list.iter().map(|shard| shard.ledger().drain_point()).collect();
+        let mut points = [0; MAX_REACTORS as usize];
+        for (shard, point) in self.list.iter().zip(&mut points) {
+            *point = shard.ledger().drain_point();
+        }
         let all = || self.list.iter().zip(&points);
         if self.config().polled {
             for (shard, point) in all() {
@@ -362,7 +365,8 @@ impl<C: IOCallback> Batch<'_, C> {
         if let Err(errno) = shard.accept(&event, here, true, || self.hand_over()) {
             return Err((event, errno));
         }
-        if shard.config().merge_limit == 0 {
+        // On the reactor's own thread it would gain nothing.
+        if shard.config().merge_limit == 0 && shard.is_reactors_thread() {
             shard.hand_over(event, here);
             return Ok(());
         }
