@@ -8,6 +8,7 @@
 //! wait for one, and if it took one all the same, callbacks that resubmit could keep all places for
 //! ever. Nothing here knows what an event is.
 
+use std::cell::Cell;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,7 @@ use once_cell::sync::OnceCell;
 
 use crate::failures::{Failures, Started};
 use crate::gate::{lock, Deadline, Gate};
+use crate::spin::{spin, Spin};
 
 /// The bits of `Ledger::entry` below the count of accepted events.
 const EPOCH: u64 = 1;
@@ -26,6 +28,8 @@ const ONE: u64 = 4;
 #[repr(align(128))]
 #[derive(Default)]
 struct Padded<T>(T);
+
+thread_local!(static LEARNED: Cell<Spin> = const { Cell::new(Spin::new()) });
 
 /// Why an event was not accepted.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -60,14 +64,9 @@ impl Admission {
 
 #[derive(Default)]
 pub(crate) struct Ledger {
-    /// Accepted events times four, and the two bits above: one compare-and-swap decides whether
-    /// an event gets in, and to which epoch it belongs.
-    entry: Padded<AtomicU64>,
-    /// Places taken.
-    places: Padded<AtomicU64>,
-    started: Padded<AtomicU64>,
-    returned: [AtomicU64; 2],
-    /// What `returned` has to reach for the older epoch to be over.
+    accepted: Padded<Accepted>,
+    done: Padded<Done>,
+    /// What `Done::returned` has to reach for the older epoch to be over.
     goal: [AtomicU64; 2],
     limit: u64,
     /// One thread does everything (a polled context): counting needs no locked instruction.
@@ -81,6 +80,26 @@ pub(crate) struct Ledger {
     settled: Arc<Gate>,
     epochs: Mutex<Epochs>,
     failures: Failures,
+}
+
+/// What submitters write.
+#[derive(Default)]
+struct Accepted {
+    /// Accepted events times four, and the two bits above: one compare-and-swap decides whether
+    /// an event gets in, and to which epoch it belongs.
+    entry: AtomicU64,
+    /// How often a place was taken, and how often one had been left when somebody last looked.
+    taken: AtomicU64,
+    left: AtomicU64,
+}
+
+/// What the reactor and the callback threads write.
+#[derive(Default)]
+struct Done {
+    started: AtomicU64,
+    /// How often a place was left.
+    left: AtomicU64,
+    returned: [AtomicU64; 2],
 }
 
 #[derive(Default)]
@@ -123,20 +142,21 @@ impl Ledger {
 
     #[inline(always)]
     fn accept_alone(&self, bounded: bool) -> Result<Admission, Refused> {
-        let entry = self.entry.0.load(Relaxed);
+        let Accepted { entry: counter, taken, .. } = &self.accepted.0;
+        let entry = counter.load(Relaxed);
         if entry & CLOSED != 0 {
             return Err(Refused::Closed);
         }
         let mut admission = entry;
         if bounded {
-            let taken = self.places.0.load(Relaxed);
-            if taken >= self.limit {
+            let before = taken.load(Relaxed);
+            if before - self.done.0.left.load(Relaxed) >= self.limit {
                 return Err(Refused::Full);
             }
-            self.places.0.store(taken + 1, Relaxed);
+            taken.store(before + 1, Relaxed);
             admission |= Admission::PLACE;
         }
-        self.entry.0.store(entry + ONE, Relaxed);
+        counter.store(entry + ONE, Relaxed);
         Ok(Admission(admission))
     }
 
@@ -148,7 +168,8 @@ impl Ledger {
         if bounded && !self.take_place() && !(self.has_room() && self.take_place()) {
             return Err(Refused::Full);
         }
-        let mut entry = self.entry.0.load(SeqCst);
+        let counter = &self.accepted.0.entry;
+        let mut entry = counter.load(SeqCst);
         loop {
             if entry & CLOSED != 0 {
                 if bounded {
@@ -157,7 +178,7 @@ impl Ledger {
                 return Err(Refused::Closed);
             }
             let admission = Admission(entry | if bounded { Admission::PLACE } else { 0 });
-            match self.entry.0.compare_exchange_weak(entry, entry + ONE, SeqCst, Relaxed) {
+            match counter.compare_exchange_weak(entry, entry + ONE, SeqCst, Relaxed) {
                 Ok(_) => return Ok(admission),
                 Err(now) => entry = now,
             }
@@ -165,31 +186,36 @@ impl Ledger {
     }
 
     fn take_place(&self) -> bool {
-        let places = &self.places.0;
-        let mut taken = places.load(SeqCst);
-        while taken < self.limit {
-            match places.compare_exchange_weak(taken, taken + 1, SeqCst, SeqCst) {
+        let Accepted { taken, left, .. } = &self.accepted.0;
+        let mut before = taken.load(SeqCst);
+        loop {
+            // What others write is looked at only where it looked full the last time. Who lost a race
+            // may know of more that were left than were taken before his own.
+            let fits = |left: u64| (before.wrapping_sub(left) as i64) < self.limit as i64;
+            if !fits(left.load(Relaxed)) {
+                let now = self.done.0.left.load(SeqCst);
+                left.store(now, Relaxed);
+                if !fits(now) {
+                    return false;
+                }
+            }
+            match taken.compare_exchange_weak(before, before + 1, SeqCst, SeqCst) {
                 Ok(_) => return true,
-                Err(now) => taken = now,
+                Err(now) => before = now,
             }
         }
-        false
     }
 
     #[inline(always)]
-    fn leave_place(&self) -> u64 {
-        if self.single {
-            let left = self.places.0.load(Relaxed) - 1;
-            self.places.0.store(left, Relaxed);
-            left
-        } else {
-            self.places.0.fetch_sub(1, SeqCst) - 1
-        }
+    fn leave_place(&self) {
+        self.add(&self.done.0.left);
     }
 
-    /// Places taken now.
+    /// Places taken now, or a moment ago.
     pub(crate) fn places(&self) -> u64 {
-        self.places.0.load(SeqCst)
+        // In this order: no more can have been left than had been taken.
+        let left = self.done.0.left.load(SeqCst);
+        self.accepted.0.taken.load(SeqCst) - left
     }
 
     /// Whether there is a place now; if not, `on_room` is called when there is.
@@ -210,26 +236,43 @@ impl Ledger {
 
     /// Waits for room, without taking it. False where the ledger was closed.
     pub(crate) fn wait_for_room(&self) -> bool {
-        self.room.wait_until(None, || self.is_closed() || self.has_room());
+        let mut learned = LEARNED.get();
+        let worth = learned.is_worth_it();
+        if worth {
+            // For more than one place: else both sides would meet at every event.
+            let enough = self.limit - self.limit / 4;
+            spin(|| self.places() < enough || self.is_closed());
+        }
+        let there_is = self.places() < self.limit;
+        if worth {
+            learned.learn(there_is);
+        }
+        LEARNED.set(learned);
+        if !there_is {
+            self.room.wait_until(None, || self.is_closed() || self.has_room());
+        }
         !self.is_closed()
     }
 
     /// The callback of an event is about to be called: the event leaves its place.
     #[inline(always)]
     pub(crate) fn start(&self, admission: Admission) {
-        self.add(&self.started.0);
-        // Who waits has seen all places taken. The first one left wakes everybody, and until it
-        // is taken again nobody waits: a system call only where the queue was full.
-        if admission.has_place()
-            && self.leave_place() == self.limit - 1
-            && self.short_of_room.swap(false, SeqCst)
-        {
-            self.there_is_room();
+        self.add(&self.done.0.started);
+        if admission.has_place() {
+            self.leave_place();
+            // Who waits said so, and saw all places taken after that. The first one left wakes
+            // everybody: a system call only where somebody sleeps.
+            if self.short_of_room.load(SeqCst) {
+                self.there_is_room();
+            }
         }
     }
 
     #[cold]
     fn there_is_room(&self) {
+        if !self.short_of_room.swap(false, SeqCst) {
+            return;
+        }
         if self.room.wake() {
             self.wake_calls.fetch_add(1, Relaxed);
         }
@@ -242,7 +285,7 @@ impl Ledger {
     #[inline(always)]
     pub(crate) fn finish(&self, admission: Admission) {
         let epoch = admission.epoch();
-        let returned = self.add(&self.returned[epoch]);
+        let returned = self.add(&self.done.0.returned[epoch]);
         // In a polled context nobody sleeps until then.
         let waited_for = !self.single && self.settled.has_waiters();
         if waited_for && returned == self.goal[epoch].load(SeqCst) {
@@ -253,13 +296,13 @@ impl Ledger {
     /// No event is accepted from here on; submitters that wait are turned away. False where it
     /// was closed before.
     pub(crate) fn close(&self) -> bool {
-        let before = self.entry.0.fetch_or(CLOSED, SeqCst);
+        let before = self.accepted.0.entry.fetch_or(CLOSED, SeqCst);
         self.room.wake();
         before & CLOSED == 0
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.entry.0.load(SeqCst) & CLOSED != 0
+        self.accepted.0.entry.load(SeqCst) & CLOSED != 0
     }
 
     /// Names the moment of the call for [`Ledger::drained`].
@@ -280,14 +323,14 @@ impl Ledger {
         }
         loop {
             let older = (epochs.closed & 1 ^ 1) as usize;
-            if self.returned[older].load(SeqCst) != self.goal[older].load(SeqCst) {
+            if self.done.0.returned[older].load(SeqCst) != self.goal[older].load(SeqCst) {
                 return false;
             }
             if epochs.closed > point {
                 return true;
             }
             let current = (epochs.closed & 1) as usize;
-            let accepted = self.entry.0.fetch_xor(EPOCH, SeqCst) / ONE;
+            let accepted = self.accepted.0.entry.fetch_xor(EPOCH, SeqCst) / ONE;
             let goal = self.goal[current].load(SeqCst) + (accepted - epochs.accepted);
             self.goal[current].store(goal, SeqCst);
             epochs.accepted = accepted;
@@ -326,11 +369,11 @@ impl Ledger {
     }
 
     pub(crate) fn accepted(&self) -> u64 {
-        self.entry.0.load(SeqCst) / ONE
+        self.accepted.0.entry.load(SeqCst) / ONE
     }
 
     pub(crate) fn started(&self) -> u64 {
-        self.started.0.load(SeqCst)
+        self.done.0.started.load(SeqCst)
     }
 
     /// System calls made to wake submitters.
