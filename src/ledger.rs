@@ -8,16 +8,15 @@
 //! wait for one, and if it took one all the same, callbacks that resubmit could keep all places for
 //! ever. Nothing here knows what an event is.
 
-use std::cell::Cell;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 
 use crate::failures::{Failures, Started};
 use crate::gate::{lock, Deadline, Gate};
-use crate::spin::{spin, Spin};
 
 /// The bits of `Ledger::entry` below the count of accepted events.
 const EPOCH: u64 = 1;
@@ -29,7 +28,9 @@ const ONE: u64 = 4;
 #[derive(Default)]
 struct Padded<T>(T);
 
-thread_local!(static LEARNED: Cell<Spin> = const { Cell::new(Spin::new()) });
+/// What part of all places is room for several, and how long a submitter waits for as many.
+const SEVERAL: u64 = 8;
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// Why an event was not accepted.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -73,6 +74,8 @@ pub(crate) struct Ledger {
     single: bool,
     /// Somebody found all places taken since the last one was left.
     short_of_room: AtomicBool,
+    /// Submitters sleep until there is room for several.
+    waits_for_room: AtomicBool,
     room: Gate,
     wake_calls: AtomicU64,
     /// Called with the waiters at `room`: a reactor that takes no more until there is room.
@@ -235,23 +238,25 @@ impl Ledger {
     }
 
     /// Waits for room, without taking it. False where the ledger was closed.
+    ///
+    /// Woken for each place, submitter and reactor would meet at every event, so it waits for several;
+    /// but not for long, because a callback may want what its submitter holds.
     pub(crate) fn wait_for_room(&self) -> bool {
-        let mut learned = LEARNED.get();
-        let worth = learned.is_worth_it();
-        if worth {
-            // For more than one place: else both sides would meet at every event.
-            let enough = self.limit - self.limit / 4;
-            spin(|| self.places() < enough || self.is_closed());
-        }
-        let there_is = self.places() < self.limit;
-        if worth {
-            learned.learn(there_is);
-        }
-        LEARNED.set(learned);
-        if !there_is {
-            self.room.wait_until(None, || self.is_closed() || self.has_room());
+        let several = || {
+            self.waits_for_room.store(true, SeqCst);
+            self.is_closed() || self.has_room_for_several()
+        };
+        while !self.is_closed() {
+            let there_is = self.room.wait_until(Some(Instant::now() + PATIENCE), several);
+            if there_is || self.places() < self.limit {
+                break;
+            }
         }
         !self.is_closed()
+    }
+
+    fn has_room_for_several(&self) -> bool {
+        self.places() < self.limit - self.limit / SEVERAL
     }
 
     /// The callback of an event is about to be called: the event leaves its place.
@@ -260,9 +265,8 @@ impl Ledger {
         self.add(&self.done.0.started);
         if admission.has_place() {
             self.leave_place();
-            // Who waits said so, and saw all places taken after that. The first one left wakes
-            // everybody: a system call only where somebody sleeps.
-            if self.short_of_room.load(SeqCst) {
+            // Who waits said so, and looked after that. A system call only where somebody sleeps.
+            if self.short_of_room.load(SeqCst) || self.waits_for_room.load(SeqCst) {
                 self.there_is_room();
             }
         }
@@ -270,14 +274,16 @@ impl Ledger {
 
     #[cold]
     fn there_is_room(&self) {
-        if !self.short_of_room.swap(false, SeqCst) {
-            return;
-        }
-        if self.room.wake() {
+        if self.has_room_for_several()
+            && self.waits_for_room.swap(false, SeqCst)
+            && self.room.wake()
+        {
             self.wake_calls.fetch_add(1, Relaxed);
         }
         if let Some(on_room) = self.on_room.get() {
-            on_room();
+            if self.short_of_room.swap(false, SeqCst) {
+                on_room();
+            }
         }
     }
 

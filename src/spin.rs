@@ -16,17 +16,13 @@ const MAX_SKIPPED: u32 = 1 << 10;
 const LOOKS: u32 = 16;
 
 /// What a thread has learned.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 pub(crate) struct Spin {
     skips: u32,
     skipped: u32,
 }
 
 impl Spin {
-    pub(crate) const fn new() -> Self {
-        Spin { skips: 0, skipped: 0 }
-    }
-
     /// Whether to look before this sleep.
     pub(crate) fn is_worth_it(&mut self) -> bool {
         let worth = self.skipped >= self.skips && processors() > 1;
