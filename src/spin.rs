@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use once_cell::race::OnceNonZeroUsize;
 
 /// How long to look: about what it costs to sleep and be woken.
-pub(crate) const SPIN_TIME: Duration = Duration::from_micros(25);
+const SPIN_TIME: Duration = Duration::from_micros(25);
 
 /// How many sleeps at most pass without looking.
 const MAX_SKIPPED: u32 = 1 << 10;

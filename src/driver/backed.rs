@@ -10,8 +10,8 @@ use crate::tasks::Op;
 /// An interface that works while another one does the waiting.
 pub(crate) trait Behind: Interface {
     /// The other is about to wait: from here on a completion ends its wait. True where there is
-    /// one already.
-    fn announce_wait(&mut self) -> bool;
+    /// one already. `alone`: what the other waits for is this interface's.
+    fn announce_wait(&mut self, alone: bool) -> bool;
     /// The wait is over.
     fn waited(&mut self);
 }
@@ -97,7 +97,11 @@ impl<K: Interface, P: Behind> Backed<K, P> {
                 _ => self.enter_kernel(submit, Wait::No, done),
             };
         }
-        let wait = if self.pool.announce_wait() { Wait::No } else { Wait::For(1, time) };
+        let wait = if self.pool.announce_wait(self.in_kernel == 0) {
+            Wait::No
+        } else {
+            Wait::For(1, time)
+        };
         let entered = self.enter_kernel(submit, wait, done);
         self.pool.waited();
         self.enter_pool(Wait::No, done);

@@ -18,7 +18,7 @@ use super::{timespec, Done, Entered, Interface, Prep, Wait};
 use crate::fork;
 use crate::gate::lock;
 use crate::log::{log, Level};
-use crate::spin::{processors, spin, Spin, SPIN_TIME};
+use crate::spin::{processors, spin, Spin};
 use crate::tasks::Op;
 use crate::thread::{spawn, NO_THREAD};
 use crate::wake::{clear_eventfd, write_eventfd, WakeUp};
@@ -236,9 +236,8 @@ impl Pool {
     }
 
     /// Looks whether `wanted` completions come soon. Who wakes a reactor that sleeps is noticed.
-    fn spin(&mut self, wanted: usize, time: Option<Duration>) -> bool {
-        let short = time.is_some_and(|time| time < SPIN_TIME);
-        if self.pending < wanted || short || !self.spin.is_worth_it() {
+    fn spin(&mut self, wanted: usize) -> bool {
+        if self.pending < wanted || !self.spin.is_worth_it() {
             return false;
         }
         let Shared { wake_up, completed, .. } = &*self.shared;
@@ -319,7 +318,7 @@ impl Interface for Pool {
         }
         let Wait::For(min, time) = wait else { return Entered::Fine };
         let missing = (min as usize).saturating_sub(done.len() - before);
-        if missing == 0 || self.spin(missing, time) || self.announce(missing) {
+        if missing == 0 || self.spin(missing) || self.announce(missing) {
             self.exchange(done);
             return Entered::Fine;
         }
@@ -369,8 +368,8 @@ impl Interface for Pool {
 }
 
 impl Behind for Pool {
-    fn announce_wait(&mut self) -> bool {
-        self.announce(1)
+    fn announce_wait(&mut self, alone: bool) -> bool {
+        alone && self.spin(1) || self.announce(1)
     }
 
     fn waited(&mut self) {

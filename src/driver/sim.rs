@@ -695,7 +695,7 @@ impl Interface for Sim {
 }
 
 impl Behind for Sim {
-    fn announce_wait(&mut self) -> bool {
+    fn announce_wait(&mut self, _alone: bool) -> bool {
         with_world(|world| {
             world.reactors[self.reactor].announced = true;
             world.random.bool()
