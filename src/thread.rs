@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 use crate::ledger::Ledger;
 
@@ -84,6 +84,21 @@ pub(crate) fn spawn(
     name: String,
     body: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
+    start(Builder::new().name(name), body)
+}
+
+/// The same, for one that never runs what is the program's: a callback.
+pub(crate) fn spawn_small(
+    name: String,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    start(Builder::new().name(name).stack_size(SMALL_STACK), body)
+}
+
+/// Room for the few frames of the engine's own, and for whoever stands in front of a system call.
+const SMALL_STACK: usize = 256 << 10;
+
+fn start(thread: Builder, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     const OWN: [i32; 6] =
         [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
     // SAFETY: sets are initialised by the calls that fill them; the new thread inherits the mask,
@@ -96,7 +111,7 @@ pub(crate) fn spawn(
             libc::sigdelset(&mut blocked, signal);
         }
         libc::pthread_sigmask(libc::SIG_SETMASK, &blocked, &mut before);
-        let thread = std::thread::Builder::new().name(name).spawn(body);
+        let thread = thread.spawn(body);
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
         thread
     }

@@ -20,7 +20,7 @@ use crate::gate::lock;
 use crate::log::{log, Level};
 use crate::spin::{processors, spin, Spin};
 use crate::tasks::Op;
-use crate::thread::{spawn, NO_THREAD};
+use crate::thread::{spawn_small, NO_THREAD};
 use crate::wake::{clear_eventfd, write_eventfd, WakeUp};
 
 /// The most threads of one pool.
@@ -421,7 +421,7 @@ impl Shared {
             state.threads += 1;
             drop(state);
             let shared = self.clone();
-            let spawned = spawn("ioe-pool".into(), move || shared.work());
+            let spawned = spawn_small("ioe-pool".into(), move || shared.work());
             state = lock(&self.state);
             match spawned {
                 Ok(handle) => {
