@@ -53,6 +53,15 @@ pub(crate) fn generation() -> Generation {
     }
 }
 
+/// Fails with `EOWNERDEAD` where that is an ancestor's.
+#[inline]
+pub(crate) fn check(made_in: Generation) -> Result<(), i32> {
+    match made_in == generation() {
+        true => Ok(()),
+        false => Err(libc::EOWNERDEAD),
+    }
+}
+
 pub(crate) fn page_size() -> usize {
     // SAFETY: sysconf has no preconditions.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };

@@ -246,10 +246,7 @@ impl<C: IOCallback> Shard<C> {
 
     /// Fails in a forked child with `EOWNERDEAD`: nothing of the parent's context works there.
     pub(crate) fn check_process(&self) -> Result<(), Errno> {
-        match self.generation == fork::generation() {
-            true => Ok(()),
-            false => Err(libc::EOWNERDEAD),
-        }
+        fork::check(self.generation)
     }
 
     /// Makes the calling thread the owner of a polled context, where none is.

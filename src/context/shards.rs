@@ -20,6 +20,7 @@ use super::{Config, Errno, Stats, MAX_REACTORS};
 use crate::callback_worker::IOWorkers;
 use crate::driver::choice::{Passed, MIN_DEPTH};
 use crate::driver::Driver;
+use crate::fork;
 use crate::gate::{Deadline, Gate};
 use crate::gathered::Gathered;
 use crate::log::{log, Level};
@@ -34,6 +35,7 @@ pub(crate) struct Shards<C: IOCallback> {
     passed: Passed,
     /// What a program is told of `passed`, and of a driver that broke since.
     reasons: [OnceCell<CString>; 2],
+    generation: fork::Generation,
 }
 
 /// What runs now.
@@ -85,7 +87,8 @@ impl<C: IOCallback> Shards<C> {
         let Config { driver, depth, .. } = *list[0].config();
         let (name, count) = (driver.name(), list.len());
         log(Level::Info, || format!("context on {name}, depth {depth}, reactors: {count}"));
-        Arc::new(Shards { list: list.into(), passed, reasons: Default::default() })
+        let (list, generation) = (list.into(), fork::generation());
+        Arc::new(Shards { list, passed, reasons: Default::default(), generation })
     }
 
     /// Polled contexts around any interfaces, as one.
@@ -151,7 +154,7 @@ impl<C: IOCallback> Shards<C> {
     /// Fails in a forked child with `EOWNERDEAD`: nothing of the parent's context works there.
     #[inline]
     pub(crate) fn check_process(&self) -> Result<(), Errno> {
-        self.home().check_process()
+        fork::check(self.generation)
     }
 
     /// Hands an event in, or joined ones. What is not accepted comes back as it was. The caller has
