@@ -1,7 +1,7 @@
 //! # io_engine
 //!
-//! Asynchronous disk I/O for C and C++ databases: programs hand events to a context; one reactor
-//! per context moves them through a kernel interface and hands each back to its callback exactly
+//! Asynchronous disk I/O for C and C++ databases: programs hand events to a context; its reactor, or one
+//! of several, moves them through a kernel interface and hands each back to its callback exactly
 //! once, whole.
 //!
 //! C programs use `include/io_engine.h`. From Rust, an [`IOContext`] drains a crossfire channel,
