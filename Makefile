@@ -45,8 +45,9 @@ BLOCKED_PROGRAMS := target/faults/deny target/faults/which $(EXAMPLES)
 SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '*.rs')
 
 .PHONY: all lib examples run check check-rust check-headers check-c check-asan check-blocked \
-        check-blocked-quick check-faults check-crash lint bench bench-full sim header install uninstall clean help \
-        tools-c tools-bench tools-faults tools-crash check-c-reactors \
+        check-blocked-quick check-faults check-crash check-perf figures lint bench bench-full sim header \
+        install uninstall clean help tools-c tools-bench tools-faults tools-crash tools-perf \
+        check-c-reactors \
         $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
 all: lib examples ## the library, its header, the examples
 
@@ -81,7 +82,7 @@ run: $(SHARED) target/examples/copy ## build the library and copy a file with it
 	@cmp target/run.source target/run.copy && echo "the copy is identical"
 	@rm -f target/run.source target/run.copy
 
-check: check-rust check-headers check-c check-blocked-quick ## all tests
+check: check-rust check-headers check-c check-perf check-blocked-quick ## all tests
 	@echo "all checks passed"
 
 check-rust: tools-c ## the engine's own tests, the simulator among them
@@ -95,6 +96,13 @@ header: ## refresh include/io_engine.h
 
 check-headers: $(SHARED) tools-c ## the header alone, in every language it promises
 	prove c_tests/header.sh c_tests/exports.sh c_tests/error_table.sh
+
+FIGURES := python3 bench/figures.py target/bench/figures $(SHARED) bench/figures.txt
+check-perf: target/bench/figures tools-perf ## what an operation costs, counted: nothing may rise
+	$(FIGURES)
+
+figures: target/bench/figures tools-perf ## refresh what check-perf compares with
+	$(FIGURES) --update
 
 # Programs about one driver, or about the choice, say themselves which drivers they need; all others
 # run on each of the three, on the second and third with shorter counts.
@@ -222,12 +230,13 @@ $(REFERENCE): $(REFERENCE_SOURCES)
 	@$(CARGO) build --locked --release --manifest-path $< --target-dir target/reference || \
 	  echo "bench/reference cannot be built (it needs libclang-dev, and the crates): left out" >&2
 
-target/bench/run: $(filter-out bench/allocs.c,$(wildcard bench/*.c)) target/bench/peer_asio.o
+target/bench/run: $(filter-out bench/allocs.c bench/figures.c,$(wildcard bench/*.c)) target/bench/peer_asio.o
 # What is not here is left out: bench/peer_*.c say so.
 present = $(shell printf '\#include <$(1)>\n' | $(CC) -E -xc - >/dev/null 2>&1 && echo $(2))
 target/bench/run: BENCH_LIBS = $(call present,liburing.h,-luring) $(call present,uv.h,-luv) -lstdc++
 target/bench/allocs: $(addprefix bench/,allocs.c crew.c engine.c file.c) | tools-c
 target/bench/run: | tools-bench
+target/bench/figures: bench/figures.c | tools-c tools-perf
 target/bench/%: $(wildcard bench/*.h) $(HEADER) $(SHARED)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $(filter bench/%.c %.o,$^) $(LINK) $(BENCH_LIBS)
@@ -277,6 +286,9 @@ endef
 
 tools-c:
 	$(call bring,$(CC) $(CXX) prove,cmocka.h,gcc g++ perl libcmocka-dev)
+
+tools-perf:
+	$(call bring,$(CC) valgrind objdump python3,valgrind/callgrind.h,gcc binutils valgrind python3)
 
 tools-faults: tools-c
 	$(call bring,pkg-config fusermount3 nbdkit nbdfuse strace losetup mkfs.ext4 mkfs.xfs mkfs.btrfs,fuse3/fuse_opt.h,\
