@@ -15,9 +15,6 @@ const INDEX_BITS: u32 = 24;
 const CHUNK: usize = 1024;
 const CHUNKS: usize = (1 << INDEX_BITS) / CHUNK;
 
-/// Neighbours in the order of handing out lie so far apart: no two in one cache line.
-const STRIDE: usize = 64;
-
 /// Whose an event is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
@@ -38,6 +35,8 @@ const LIFE: u64 = STATE + 1;
 #[derive(Clone, Copy)]
 pub(crate) struct Owned(u64);
 
+/// A cache line each: two neighbours may be of two threads, and both are written as events go by.
+#[repr(align(64))]
 pub(crate) struct Cell {
     /// The life times four, and the state.
     word: AtomicU64,
@@ -116,11 +115,9 @@ impl Cell {
             drop(unsafe { Box::from_raw(chunk) });
             return Some(());
         }
-        let rows = CHUNK / STRIDE;
         // The last to be freed is the first to be taken.
         for number in (0..CHUNK).rev() {
-            let scattered = number % STRIDE * rows + number / STRIDE;
-            Cell::at((place * CHUNK + scattered) as u32)?.free();
+            Cell::at((place * CHUNK + number) as u32)?.free();
         }
         Some(())
     }
