@@ -15,7 +15,8 @@ use crate::fork;
 use crate::gate::{lock, Gate};
 use crate::ledger::{Admission, Ledger};
 use crate::log::{explain, log, Level};
-use crate::tasks::{IOCallback, IOEvent};
+use crate::merge;
+use crate::tasks::{IOCallback, IOEvent, Link};
 use crate::thread::{spawn, within, NO_THREAD};
 
 /// The most threads of one set.
@@ -155,11 +156,21 @@ impl<C: IOCallback> Delivery<C> {
         match &self.workers {
             Some(_) if count == 0 => {}
             Some(ToWorkers { sender, set }) => {
-                for event in events.drain(..) {
-                    // The set's threads hold the receiver for as long as this sender lives.
-                    let _ = sender.send(event);
-                }
-                self.wake_calls += u64::from(set.work.wake_for(count as usize));
+                // The set's threads hold the receiver for as long as this sender lives.
+                let send = |event| drop(sender.send(event));
+                // One thread calls them one after the other: they go together. Several do not: a
+                // callback that waits for another's would keep those behind it from the others.
+                let messages = match set.count {
+                    1 => {
+                        tie(events.drain(..).rev()).into_iter().for_each(send);
+                        1
+                    }
+                    _ => {
+                        events.drain(..).for_each(send);
+                        count as usize
+                    }
+                };
+                self.wake_calls += u64::from(set.work.wake_for(messages));
             }
             None if count > 0 => {
                 let mut events = events.drain(..);
@@ -228,6 +239,14 @@ pub(crate) fn hand_back<C>(ledger: &Ledger, event: IOEvent<C>) {
     }
 }
 
+/// Makes one message of several events, the last first.
+fn tie<C>(events: impl Iterator<Item = IOEvent<C>>) -> Option<IOEvent<C>> {
+    events.reduce(|next, event| {
+        event.set_link(Link::Batched(next));
+        event
+    })
+}
+
 /// The life of one worker thread.
 fn work<C: IOCallback>(receiver: &MRx<Queue<C>>, gate: &Gate, set: usize) {
     // Kept while its events come one after the other: a context may be freed as soon as its last
@@ -256,7 +275,12 @@ fn work<C: IOCallback>(receiver: &MRx<Queue<C>>, gate: &Gate, set: usize) {
                 current.insert(ledger)
             }
         };
-        let mut event = Some(event);
-        within(ledger, set, || run(ledger, || event.take()));
+        let mut rest = Some(event);
+        let next = || {
+            let event = rest.take()?;
+            rest = merge::untie(&event);
+            Some(event)
+        };
+        within(ledger, set, || run(ledger, next));
     }
 }
