@@ -43,8 +43,9 @@ CACHE_LINE = 64
 MACHINE = "x86_64"  # of which these are the instructions
 
 LIMIT = 0.05
-# Another compiler arranges the same program otherwise.
-LIMIT_OF_ANOTHER_COMPILER = 0.25
+# Another compiler arranges the same program otherwise; and how many of a batch are done when
+# io_getevents(2) is asked is the disk's affair.
+LOOSE_LIMIT = 0.25
 GROWTH = 0.1  # of a figure with the number of reactors: what happens in one of ten operations
 RUNS_OF_UPDATE = 5
 RUNS_OF_DOUBT = 3
@@ -145,7 +146,7 @@ class Bench:
             run = subprocess.run(["valgrind", *tool, self.program, *case.split()], cwd=place,
                                  capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
             if run.returncode == LEFT_OUT:
-                return run.stderr.strip().splitlines()[-1]
+                return run.stdout.strip()
             if run.returncode != 0:
                 sys.exit(f"{case}: exit status {run.returncode}\n{run.stderr}")
             operations, marker, base = (int(word, 0) for word in run.stdout.split())
@@ -198,7 +199,8 @@ def check(bench, path, cases):
     results = dict(zip(cases, bench.run_all(cases)))
 
     def judge(case, name, old, spread, what):
-        relative = LIMIT if same or name != "instructions" else LIMIT_OF_ANOTHER_COMPILER
+        loose = case.endswith(" aio") or not same and name == "instructions"
+        relative = LOOSE_LIMIT if loose else LIMIT
         limit = old * (1 + relative) + spread
         # A rise is there each time; what a busy machine does to a run with threads is not.
         value = results[case][name]
@@ -231,7 +233,7 @@ def check(bench, path, cases):
               f"{made_with}; now with {bench.made_with}.", file=sys.stderr)
     elif not same:
         print(f"the figures were counted with {made_with}; now with {bench.made_with}: "
-              f"instructions may rise by {LIMIT_OF_ANOTHER_COMPILER:.0%}")
+              f"instructions may rise by {LOOSE_LIMIT:.0%}")
     return len(rises)
 
 
