@@ -629,12 +629,13 @@ static void *gather(void *arg)
     return NULL;
 }
 
-/* Gathered by threads of different reactors, for files of different ones; a drain flushes all. */
-static void drain_flushes_everywhere(void **state)
+/* Gathered by threads of different reactors, for files of different ones. */
+static void check_flush(const delivery *how, bool by_barrier)
 {
     files *f = new_files();
-    ioe_context *ctx = new_reactors(*state, DEPTH, QUEUE);
-    latch done = LATCH_INIT;
+    ioe_context *ctx = new_reactors(how, DEPTH, QUEUE);
+    latch done = LATCH_INIT, synced = LATCH_INIT;
+    note *barrier = new_notes(1, &synced);
     visit *visits = new_visits(THREADS * EACH, &done);
     gatherer *gatherers = calloc(THREADS, sizeof *gatherers);
     uint8_t *bytes = calloc(THREADS * EACH, BLOCK);
@@ -650,17 +651,35 @@ static void drain_flushes_everywhere(void **state)
     }
     assert_int_equal(latch_count(&done), 0);
     ASSERT_CALL(ioe_context_free(ctx), -EBUSY);
-    ASSERT_CALL(ioe_drain(ctx, -1), 0);
+    if (by_barrier) {
+        submit_barrier(ctx, barrier, f->of_reactor[0], IOE_FSYNC);
+        latch_wait(&done, THREADS * EACH);
+        latch_wait(&synced, 1);
+        check_note(barrier, 0);
+    } else {
+        ASSERT_CALL(ioe_drain(ctx, -1), 0);
+    }
     check_visits(visits, THREADS * EACH, BLOCK);
     assert_int_equal(get_stats(ctx).merged, THREADS * (EACH - 1));
-    assert_int_equal(get_stats(ctx).operations, THREADS);
+    assert_int_equal(get_stats(ctx).operations, THREADS + by_barrier);
     for (size_t i = 0; i < THREADS; i++)
         ASSERT_CALL(ioe_merger_free(gatherers[i].merger), 0);
+    free_notes(barrier, 1);
     free_visits(visits, THREADS * EACH);
     ASSERT_CALL(ioe_context_free(ctx), 0);
     free(gatherers);
     free(bytes);
     free_files(f);
+}
+
+static void drain_flushes_everywhere(void **state)
+{
+    check_flush(*state, false);
+}
+
+static void barrier_flushes_everywhere(void **state)
+{
+    check_flush(*state, true);
 }
 
 /* ---- fork ---- */
@@ -718,6 +737,7 @@ int main(void)
         for_each_threaded_delivery(callbacks_never_wait_for_another),
         for_each_threaded_delivery(free_completes_everywhere),
         for_each_threaded_delivery(drain_flushes_everywhere),
+        for_each_threaded_delivery(barrier_flushes_everywhere),
         for_each_threaded_delivery(child_is_kept_out),
     };
     return RUN_TESTS(tests);
