@@ -246,11 +246,8 @@ impl Ledger {
             self.waits_for_room.store(true, SeqCst);
             self.is_closed() || self.has_room_for_several()
         };
-        while !self.is_closed() {
-            let there_is = self.room.wait_until(Some(Instant::now() + PATIENCE), several);
-            if there_is || self.places() < self.limit {
-                break;
-            }
+        if !self.room.wait_until(Some(Instant::now() + PATIENCE), several) {
+            self.room.wait_until(None, || self.is_closed() || self.has_room());
         }
         !self.is_closed()
     }
@@ -274,16 +271,13 @@ impl Ledger {
 
     #[cold]
     fn there_is_room(&self) {
-        if self.has_room_for_several()
-            && self.waits_for_room.swap(false, SeqCst)
-            && self.room.wake()
-        {
+        let several = self.has_room_for_several() && self.waits_for_room.swap(false, SeqCst);
+        let one = self.short_of_room.swap(false, SeqCst);
+        if (several || one) && self.room.wake() {
             self.wake_calls.fetch_add(1, Relaxed);
         }
-        if let Some(on_room) = self.on_room.get() {
-            if self.short_of_room.swap(false, SeqCst) {
-                on_room();
-            }
+        if let Some(on_room) = self.on_room.get().filter(|_| one) {
+            on_room();
         }
     }
 

@@ -138,6 +138,15 @@ pub(crate) fn untie<C>(event: &IOEvent<C>) -> Option<IOEvent<C>> {
     }
 }
 
+/// The same, but for what travels in its operation.
+#[inline(always)]
+pub(crate) fn unbatch<C>(event: &IOEvent<C>) -> Option<IOEvent<C>> {
+    match event.link() {
+        Link::Batched(_) => untie(event),
+        _ => None,
+    }
+}
+
 /// Takes what is to end out of what is joined behind an event.
 pub(crate) fn take_out_behind<C>(
     first: &IOEvent<C>,

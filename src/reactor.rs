@@ -29,7 +29,7 @@ use crate::merge::{self, Segments, Waiting};
 use crate::spin::{spin, Spin};
 use crate::stats::{Counters, Published};
 use crate::syncs::{Next, Syncs};
-use crate::tasks::{Extent, IOAction, IOCallback, IOEvent, Link, Op, Unfit};
+use crate::tasks::{Extent, IOAction, IOCallback, IOEvent, Op, Unfit};
 use crate::thread::here;
 
 pub(crate) use polled::{PollEnd, Polled};
@@ -156,6 +156,8 @@ pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
     /// `None` in a polled context.
     lanes: Option<Lanes<C, Q>>,
     delivery: Delivery<C>,
+    /// What is left of the last batch of each source.
+    rest: [Option<IOEvent<C>>; 3],
     /// Operations prepared and not done.
     pending: usize,
     /// The source that `take` asks first: 0 backlog, 1 inner lane, 2 outer lane.
@@ -211,6 +213,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             alarm: Alarm::default(),
             lanes,
             delivery,
+            rest: [const { None }; 3],
             pending: 0,
             source: 0,
             eager: false,
@@ -267,6 +270,10 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         let mut taken = 0;
         while taken < share {
             let Some(event) = self.take_from_lane(core, source) else { break };
+            if !self.waiting.merges() {
+                // No more of a batch than there are slots; it is not joined.
+                self.rest[usize::from(source)] = merge::unbatch(&event);
+            }
             self.arrive(core, event);
             taken += 1;
         }
@@ -275,6 +282,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 
     #[inline(always)]
     fn take_from_lane(&mut self, core: &Core<C>, source: u8) -> Option<IOEvent<C>> {
+        if let Some(event) = self.rest[usize::from(source)].take() {
+            return Some(event);
+        }
         let lanes = self.lanes.as_mut()?;
         match source {
             1 => lanes.take_inner(),
@@ -322,10 +332,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn arrive_other(&mut self, core: &Core<C>, event: IOEvent<C>) {
         let mut next = Some(event);
         while let Some(event) = next {
-            next = match event.link() {
-                Link::Batched(_) => merge::untie(&event),
-                _ => None,
-            };
+            next = merge::unbatch(&event);
             if let Some(event) = self.arrive_plain(core, event) {
                 self.arrive_one(core, event);
             }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crossfire::flavor::Flavor;
 use crossfire::{mpsc, AsyncRx, MTx};
+use once_cell::sync::OnceCell;
 
 use super::{Config, Errno, Stats};
 use crate::callback_worker::IOWorkers;
@@ -41,6 +42,8 @@ pub(crate) struct Shard<C: IOCallback> {
     core: Arc<Core<C>>,
     /// Itself, for the list of what a polling thread owns.
     me: Weak<Shard<C>>,
+    /// Those of the other reactors of the context, where there are any.
+    others: OnceCell<Box<[Weak<Shard<C>>]>>,
     /// Senders of the context's own lanes. `None` in a polled context and with a foreign channel.
     outer: Option<MTx<OuterFlavor<C>>>,
     inner: Option<MTx<InnerFlavor<C>>>,
@@ -181,6 +184,7 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
         seat,
         core,
         me: me.clone(),
+        others: OnceCell::new(),
         outer,
         inner,
         wake_up,
@@ -345,7 +349,7 @@ impl<C: IOCallback> Shard<C> {
         }
         if event.is_barrier() {
             // What was gathered before it is among what it waits for.
-            self.flush_gathered();
+            self.flush_all_gathered();
         }
         Ok(())
     }
@@ -419,6 +423,19 @@ impl<C: IOCallback> Shard<C> {
     /// Hands over what mergers gathered.
     pub(super) fn flush_gathered(&self) {
         self.gathered.flush(|run| self.hand_over(run, here()));
+    }
+
+    /// Sets whose mergers [`Shard::flush_all_gathered`] flushes as well: once, before the context is
+    /// shared.
+    pub(super) fn set_others(&self, others: impl Iterator<Item = Weak<Shard<C>>>) {
+        let _ = self.others.set(others.collect());
+    }
+
+    /// The same for all reactors of the context.
+    pub(super) fn flush_all_gathered(&self) {
+        self.flush_gathered();
+        let others = self.others.get().into_iter().flatten();
+        others.filter_map(Weak::upgrade).for_each(|other| other.flush_gathered());
     }
 
     /// The same if nothing else takes up room: whatever else does will leave it by itself, and the
@@ -505,7 +522,7 @@ impl<C: IOCallback> Shard<C> {
             }
         } else {
             // It may be among what was gathered, or a caller's that waits for a sync.
-            self.flush_gathered();
+            self.flush_all_gathered();
             self.core.callers.wake_waiters();
             self.tell_reactor();
         }

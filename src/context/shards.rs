@@ -87,6 +87,10 @@ impl<C: IOCallback> Shards<C> {
         let Config { driver, depth, .. } = *list[0].config();
         let (name, count) = (driver.name(), list.len());
         log(Level::Info, || format!("context on {name}, depth {depth}, reactors: {count}"));
+        for shard in list.iter().filter(|_| count > 1) {
+            let others = list.iter().filter(|other| !Arc::ptr_eq(other, shard));
+            shard.set_others(others.map(Arc::downgrade));
+        }
         let (list, generation) = (list.into(), fork::generation());
         Arc::new(Shards { list, passed, reasons: Default::default(), generation })
     }

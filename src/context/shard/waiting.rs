@@ -197,7 +197,7 @@ impl<C: IOCallback> Shard<C> {
         event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
         event.set_waiter();
         if event.is_barrier() {
-            self.flush_gathered();
+            self.flush_all_gathered();
         }
         // SAFETY: the reactor gives this handle up before the event is seen to be released.
         self.hand_over(unsafe { event.second_handle() }, here);
