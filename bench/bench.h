@@ -55,12 +55,17 @@ struct work {
 };
 
 /*
- * More than a queue and the batch before it take: the next one is free again before the queue has
- * room, so that it is the engine that makes its caller wait.
+ * Of each thread that submits: more than a queue and the batch before it take, so that the next one is
+ * free again before the queue has room, and it is the engine that makes its caller wait.
  */
+static inline uint32_t work_events(const struct work *work)
+{
+    return work->queue + work->batch + 4;
+}
+
 static inline uint32_t work_buffers(const struct work *work)
 {
-    return work->queue + work->threads * (work->batch + 4);
+    return work_events(work) * work->threads;
 }
 
 /*

@@ -399,7 +399,7 @@ static uint32_t producer_queue(const struct work *work)
 
 static uint32_t producer_slots(const struct work *work)
 {
-    return work_buffers(work) / work->threads;
+    return work_events(work);
 }
 
 /* The next event of the circle, prepared; waits until its callback is through with it. */
