@@ -28,8 +28,7 @@ const ONE: u64 = 4;
 #[derive(Default)]
 struct Padded<T>(T);
 
-/// What part of all places is room for several, and how long a submitter waits for as many.
-const SEVERAL: u64 = 8;
+/// How long a submitter waits for room for several.
 const PATIENCE: Duration = Duration::from_millis(1);
 
 /// Why an event was not accepted.
@@ -70,6 +69,8 @@ pub(crate) struct Ledger {
     /// What `Done::returned` has to reach for the older epoch to be over.
     goal: [AtomicU64; 2],
     limit: u64,
+    /// With fewer places taken there is room for several.
+    several: u64,
     /// One thread does everything (a polled context): counting needs no locked instruction.
     single: bool,
     /// Somebody found all places taken since the last one was left.
@@ -115,7 +116,15 @@ struct Epochs {
 
 impl Ledger {
     pub(crate) fn new(limit: u32, single: bool) -> Self {
-        Ledger { limit: limit.into(), single, ..Default::default() }
+        let limit = u64::from(limit);
+        Ledger { limit, several: limit, single, ..Default::default() }
+    }
+
+    /// The same, where `depth` events keep everything busy. There is room for several where half of
+    /// the places are free, or an eighth where less than `depth` would be taken then.
+    pub(crate) fn keeping(self, depth: u32) -> Self {
+        let several = (self.limit - self.limit / 8).min(depth.into()).max(self.limit / 2).max(1);
+        Ledger { several, ..self }
     }
 
     /// The same, with a gate for those who wait for several ledgers.
@@ -253,7 +262,7 @@ impl Ledger {
     }
 
     fn has_room_for_several(&self) -> bool {
-        self.places() < self.limit - self.limit / SEVERAL
+        self.places() < self.several
     }
 
     /// The callback of an event is about to be called: the event leaves its place.

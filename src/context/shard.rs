@@ -143,7 +143,8 @@ fn assemble<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
 ) -> Result<Arc<Shard<C>>, Refusal> {
     let Parts { config, place, workers, wake_up, lanes, outer, inner } = parts;
     let Place { number, settled, .. } = place;
-    let ledger = Ledger::new(config.queue_size, config.polled).settling_at(settled);
+    let ledger =
+        Ledger::new(config.queue_size, config.polled).keeping(config.depth).settling_at(settled);
     let core = Arc::new(Core::new(ledger));
     let descriptors = interface.descriptors();
     let Config { depth, merge_limit, sync_groups, stall_ms, .. } = config;
