@@ -105,11 +105,11 @@ impl Attempt {
     }
 
     /// Whether the event is plain, its operation was for all that was left of it, and this result
-    /// says that all of that was moved; if so it is taken down.
+    /// says that all of that was moved; if so it has its result.
     #[inline(always)]
     pub(crate) fn is_whole<C>(
         &mut self,
-        event: &mut IOEvent<C>,
+        event: &IOEvent<C>,
         result: i64,
         counters: &mut Counters,
     ) -> bool {
@@ -124,7 +124,8 @@ impl Attempt {
             IOAction::Read => counters.bytes_read += self.asked,
             _ => counters.bytes_written += self.asked,
         }
-        event.set_transferred(done)
+        event.is_through();
+        true
     }
 
     /// Judges what the kernel answered to the operation that `begin` announced.

@@ -103,18 +103,20 @@ impl<C> Core<C> {
 }
 
 /// An event whose operation is the kernel's next or is in it, and all that travel with it.
+/// What a plain one touches comes first, in one cache line.
+#[repr(C, align(64))]
 struct Slot<C> {
     event: Option<IOEvent<C>>,
     attempt: Attempt,
     /// The events do not travel together any more, but one after the other.
     apart: bool,
-    /// Where the bytes of joined events lie.
-    segments: Segments,
     /// The interface has its operation, was asked to give it back, and since when it has it, where
     /// that is watched.
     in_kernel: bool,
     asked_back: bool,
     since: Option<Instant>,
+    /// Where the bytes of joined events lie.
+    segments: Segments,
     /// Callers that wait for the same sync.
     followers: Vec<Arc<Waiter>>,
 }
@@ -818,7 +820,6 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             let attempt = &mut slot.attempt;
             match slot.event.take_if(|event| attempt.is_whole(event, result, &mut self.counters)) {
                 Some(event) => {
-                    event.complete(event.transferred() as i64);
                     self.finished(event);
                     self.free.push(number);
                 }

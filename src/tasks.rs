@@ -168,7 +168,7 @@ impl Unfit {
 const PRIORITY_CLASS_SHIFT: u32 = 13;
 const LEVEL_MASK: i32 = (1 << PRIORITY_CLASS_SHIFT) - 1;
 
-/// What every operation touches comes first.
+/// What a plain operation touches comes first, in two cache lines.
 #[repr(C, align(64))]
 struct Inner<C> {
     /// Its state, and its name.
@@ -181,6 +181,8 @@ struct Inner<C> {
     callback: UnsafeCell<MaybeUninit<C>>,
     link: UnsafeCell<Link<C>>,
     progress: UnsafeCell<Progress>,
+    /// How long it may take from its acceptance. `None` in a plain event.
+    limit: Option<Duration>,
     buffer: Option<Buffer>,
 }
 
@@ -206,8 +208,6 @@ struct Setup {
     priority: u16,
     /// A transfer from or to memory in one piece, for one operation, and nothing else was set.
     plain: bool,
-    /// How long it may take from its acceptance.
-    limit: Option<Duration>,
 }
 
 /// What only the engine touches while the event is in flight.
@@ -220,10 +220,10 @@ struct Progress {
     waiter: Option<Thread>,
     /// The errno with which it is to end, unless it is whole before; 0: none.
     ending: i32,
-    /// When it is to end. `None` where the setup has no limit.
+    /// When it is to end. `None` where it has no limit.
     deadline: Option<Instant>,
-    /// The segments of a vectored transfer. Those before `next` are done; the one at `next` is
-    /// shortened by what was done of it.
+    /// The segments of a vectored transfer, none of a plain one. Those before `next` are done; the one
+    /// at `next` is shortened by what was done of it.
     segments: Vec<libc::iovec>,
     next: usize,
 }
@@ -308,12 +308,12 @@ impl<C> IOEvent<C> {
                     flags: 0,
                     priority: 0,
                     plain: false,
-                    limit: None,
                 },
                 has_callback: UnsafeCell::new(false),
                 callback: UnsafeCell::new(MaybeUninit::zeroed()),
                 link: UnsafeCell::new(Link::None),
                 progress: UnsafeCell::default(),
+                limit: None,
                 buffer: None,
             });
             Some(IOEvent { inner })
@@ -366,13 +366,15 @@ impl<C> IOEvent<C> {
         offset: u64,
     ) {
         let inner = self.inner_mut();
-        let (plain, limit) = (action.is_transfer() && len <= MAX_CHUNK, None);
-        inner.setup =
-            Setup { offset, len, memory, action, fd, flags: 0, priority: 0, plain, limit };
-        let progress = inner.progress.get_mut();
-        progress.deadline = None;
-        progress.segments.clear();
-        progress.next = 0;
+        let plain = action.is_transfer() && len <= MAX_CHUNK;
+        if !inner.setup.plain {
+            inner.limit = None;
+            let progress = inner.progress.get_mut();
+            progress.deadline = None;
+            progress.segments.clear();
+            progress.next = 0;
+        }
+        inner.setup = Setup { offset, len, memory, action, fd, flags: 0, priority: 0, plain };
         inner.transferred.store(0, Relaxed);
         inner.result.store(PENDING, Relaxed);
         inner.cell.renew(State::Owned);
@@ -408,7 +410,11 @@ impl<C> IOEvent<C> {
     ///
     /// Fails as [`IOEvent::set_flags`] does.
     pub fn set_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        self.change(true, |setup| setup.limit = limit)
+        self.change(true, |_| ())?;
+        let inner = self.inner_mut();
+        inner.limit = limit;
+        inner.setup.plain &= limit.is_none();
+        Ok(())
     }
 
     fn change(&mut self, valid: bool, change: impl FnOnce(&mut Setup)) -> io::Result<()> {
@@ -419,7 +425,7 @@ impl<C> IOEvent<C> {
         let inner = self.inner_mut();
         let setup = &mut inner.setup;
         change(setup);
-        let unset = (setup.flags, setup.priority, setup.limit) == (0, 0, None);
+        let unset = (setup.flags, setup.priority, inner.limit) == (0, 0, None);
         let progress = inner.progress.get_mut();
         let one = setup.len <= MAX_CHUNK && progress.segments.is_empty();
         setup.plain = unset && one && setup.action.is_transfer();
@@ -456,7 +462,7 @@ impl<C> IOEvent<C> {
 
     /// Whether it ends after a time.
     pub(crate) fn is_timed(&self) -> bool {
-        self.inner().setup.limit.is_some()
+        self.inner().limit.is_some()
     }
 
     /// Takes memory for a vectored transfer of `count` segments; false where it is short.
@@ -646,9 +652,10 @@ impl<C> IOEvent<C> {
     pub(crate) fn set_owner(&self, ledger: *const Ledger, admission: Admission) {
         let progress = self.progress();
         progress.admission = admission;
-        if let Some(limit) = self.inner().setup.limit {
+        if !self.inner().setup.plain {
             // A time too far away for the clock never comes.
-            progress.deadline = clock::now().checked_add(limit);
+            let limit = self.inner().limit;
+            progress.deadline = limit.and_then(|limit| clock::now().checked_add(limit));
         }
         self.inner().cell.set_owner(ledger);
     }
@@ -838,6 +845,14 @@ impl<C> IOEvent<C> {
             Link::Joined(next) | Link::Batched(next) => Some(next),
             Link::None => None,
         })
+    }
+
+    /// The whole of a plain event got through.
+    #[inline(always)]
+    pub(crate) fn is_through(&self) {
+        let inner = self.inner();
+        inner.transferred.store(inner.setup.len, Release);
+        inner.result.store(inner.setup.len as i64, Release);
     }
 
     /// Moves the transfer on by `bytes` of its current operation. True where nothing is left.
