@@ -156,6 +156,27 @@ static void maker_is_not_owner(void **state)
     close(fd);
 }
 
+static void *free_too_early(void *arg)
+{
+    made_elsewhere *m = arg;
+    ioe_merger *merger = NULL;
+    m->rc = ioe_merger_new(m->ctx, 0, IOE_READ, 1, &merger);
+    if (m->rc == 0)
+        m->rc = ioe_context_free(m->ctx);
+    return ioe_merger_free(merger) == 0 ? NULL : merger;
+}
+
+/* A context that cannot be freed yet stays nobody's. */
+static void who_could_not_free_is_not_owner(void **state)
+{
+    made_elsewhere m = {.ctx = new_context(polled, 8, 8)};
+    (void)state;
+    join_thread(start_thread(free_too_early, &m));
+    assert_int_equal(m.rc, -EBUSY);
+    ASSERT_CALL(ioe_poll(m.ctx, 0, 0), 0);
+    ASSERT_CALL(ioe_context_free(m.ctx), 0);
+}
+
 /* A polled context has no callback threads, whatever was asked for, and can share none. */
 static void there_are_no_threads(void **state)
 {
@@ -619,6 +640,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(first_user_owns),
         cmocka_unit_test(maker_is_not_owner),
+        cmocka_unit_test(who_could_not_free_is_not_owner),
         cmocka_unit_test(there_are_no_threads),
         cmocka_unit_test(full_queue_says_again_until_polled),
         cmocka_unit_test(poll_waits_for_what_was_asked),

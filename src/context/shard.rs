@@ -577,19 +577,18 @@ impl<C: IOCallback> Shard<C> {
     pub(super) fn claim_end(&self, close: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
         let Seat::Owner(seat) = &self.seat else { return close() };
         let backlog = &self.core.backlog;
-        if !backlog.claim(here().token) {
-            if !backlog.is_abandoned() {
-                return Err(libc::EPERM);
-            }
-            close()?;
-            if !backlog.take_over() {
-                return Err(libc::EPERM);
-            }
+        let here = here();
+        if backlog.belongs_to(here.token) {
+            return if seat.busy.get() { Err(libc::EDEADLK) } else { close() };
         }
-        if seat.busy.get() {
-            return Err(libc::EDEADLK);
+        if !(backlog.is_unclaimed() || backlog.is_abandoned()) {
+            return Err(libc::EPERM);
         }
-        close()
+        close()?;
+        match backlog.claim(here.token) || backlog.take_over() {
+            true => Ok(()),
+            false => Err(libc::EPERM),
+        }
     }
 
     /// Lets the reactor's thread end when it has nothing left to do.
