@@ -392,8 +392,9 @@ static void preparation_takes_the_extremes(void **state)
 
 static void submits_of_null_are_refused(void **state)
 {
+    enum { DEPTH = 8 };
     const delivery *how = *state;
-    ioe_context *ctx = new_context(how, 8, 8);
+    ioe_context *ctx = new_context(how, DEPTH, DEPTH);
     ioe_event *e = new_event();
     ioe_event *one[1] = {e};
     ioe_event *none[1] = {NULL};
@@ -421,6 +422,17 @@ static void submits_of_null_are_refused(void **state)
     assert_int_equal(ioe_drain(ctx, -1), 0);
     assert_int_equal(latch_count(&callbacks), 0);
     assert_int_equal(ioe_event_result(e), IOE_PENDING);
+
+    /* Nor did they take anything of the context. */
+    int fd = temp_file(IN_MEMORY);
+    for (unsigned i = 0; i < DEPTH; i++) {
+        ASSERT_CALL(ioe_submit(ctx, NULL), -EINVAL);
+        ASSERT_CALL(ioe_try_submit(ctx, NULL), -EINVAL);
+        ASSERT_CALL(ioe_submit_batch(ctx, none, 1), -EINVAL);
+    }
+    assert_int_equal(ioe_prep_write(e, fd, buffer, 16, 0), 0);
+    assert_int_equal(run_event(ctx, how, e), 16);
+    close(fd);
     assert_int_equal(ioe_event_free(e), 0);
     assert_int_equal(ioe_context_free(ctx), 0);
 }

@@ -978,11 +978,10 @@ int64_t ioe_submit_wait(struct ioe_context *ctx,
 /**
  * Asks for an event back by its `ioe_event_id`. It completes, in its callback, with `-ECANCELED`, or
  * with its own result if it finished whole first; the other events of a merged operation or of
- * joined syncs go on. What is still queued never reaches the kernel. What the kernel has, or what a
- * polled context has put into its ring, which it may do in `ioe_submit`, is asked for back where the
- * driver can: io_uring (IORING_OP_ASYNC_CANCEL, mostly for what has not begun), the pool what no
- * thread has begun, AIO nothing; the callback comes only when the kernel is done with the memory. A
- * cancelled write may have been written in part, or whole: `ioe_event_transferred`
+ * joined syncs go on. What is still queued never reaches the kernel. What the kernel has is asked
+ * for back where the driver can: io_uring (IORING_OP_ASYNC_CANCEL, mostly for what has not begun),
+ * the pool what no thread has begun, AIO nothing; the callback comes only when the kernel is done
+ * with the memory. A cancelled write may have been written in part, or whole: `ioe_event_transferred`
  * tells what got through for certain. What mergers gathered is flushed. Any thread, also with
  * `IOE_POLLED`, where the owner's next `ioe_poll` acts on it and one that it sleeps in wakes.
  *

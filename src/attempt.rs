@@ -57,10 +57,11 @@ pub(crate) enum Verdict {
 }
 
 impl Attempt {
-    /// A first one, for all that is left of a plain event.
+    /// Announces the operation of a plain event.
     #[inline(always)]
-    pub(crate) fn of(op: &Op) -> Self {
-        Attempt { asked: op.len, ..Attempt::default() }
+    pub(crate) fn begin_plain(&mut self, op: &Op) {
+        self.asked = op.len;
+        self.flags = 0;
     }
 
     /// Announces an operation. Fails where the kernel must not be asked.

@@ -315,18 +315,21 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// one that could not be launched, and is done.
     #[inline(always)]
     fn arrive_plain(&mut self, core: &Core<C>, event: IOEvent<C>) -> Option<IOEvent<C>> {
-        if !event.is_plain() || event.is_done() || self.looks_at_all() {
+        if !event.is_plain() || event.is_done() || self.looks_at_all() || !self.issue.is_empty() {
             return Some(event);
         }
         let Some(number) = self.free.pop() else { return Some(event) };
-        self.hold_plain(core, number, event);
+        self.hold_plain(number, event);
+        if !self.issue_plain(number) {
+            self.issue_later(core, number);
+        }
         None
     }
 
     /// Even a plain event may have to wait, to be joined, or to be watched.
     #[inline(always)]
     fn looks_at_all(&self) -> bool {
-        let waits = self.waiting.merges() || !self.waiting.is_empty() || !self.issue.is_empty();
+        let waits = self.waiting.merges() || !self.waiting.is_empty();
         waits || self.may_end || self.stall.is_some() || self.syncs.has_barriers()
     }
 
@@ -532,26 +535,14 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         }
     }
 
-    /// The same for a plain event, where nothing waits to be issued. Whether the interface has it now.
+    /// The same for a plain event, which is not issued yet.
     #[inline(always)]
-    fn hold_plain(&mut self, core: &Core<C>, number: u32, event: IOEvent<C>) -> bool {
-        let op = event.plain_op();
+    fn hold_plain(&mut self, number: u32, event: IOEvent<C>) {
         let slot = &mut self.slots[number as usize];
         slot.apart = false;
-        slot.attempt = Attempt::of(&op);
+        slot.attempt = Attempt::default();
         // A free one has none.
         std::mem::forget(slot.event.replace(event));
-        if self.interface.prep(number, &op) != Prep::Queued {
-            // It is asked once more, also for what it lacks.
-            self.issue_later(core, number);
-            return false;
-        }
-        slot.in_kernel = true;
-        slot.asked_back = false;
-        self.pending += 1;
-        self.counters.operations += 1;
-        self.may_extend |= op.action == IOAction::Write;
-        true
     }
 
     /// Has the operation of a slot issued when those before it have been.
@@ -564,12 +555,36 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 
     /// Hands what waits to the interface until it is full.
     fn issue(&mut self, core: &Core<C>) {
-        while let Some(&number) = self.issue.front() {
-            if !self.issue_one(core, number) {
-                return;
+        let mut issued = 0;
+        while let Some(&number) = self.issue.get(issued) {
+            if !self.issue_plain(number) && !self.issue_one(core, number) {
+                break;
             }
-            self.issue.pop_front();
+            issued += 1;
         }
+        self.issue.drain(..issued);
+    }
+
+    /// Hands over the next operation of a slot with a plain event, where nothing has to be watched; false
+    /// where it has to be asked for once more.
+    #[inline(always)]
+    fn issue_plain(&mut self, number: u32) -> bool {
+        if self.may_end || self.stall.is_some() {
+            return false;
+        }
+        let slot = &mut self.slots[number as usize];
+        let Some(event) = slot.event.as_ref().filter(|event| event.is_plain()) else { return false };
+        let op = event.plain_op();
+        slot.attempt.begin_plain(&op);
+        if self.interface.prep(number, &op) != Prep::Queued {
+            return false;
+        }
+        slot.in_kernel = true;
+        slot.asked_back = false;
+        self.pending += 1;
+        self.counters.operations += 1;
+        self.may_extend |= op.action == IOAction::Write;
+        true
     }
 
     /// Hands over the next operation of a slot; false where the interface is full.

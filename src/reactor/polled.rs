@@ -59,19 +59,19 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Polled<C> for Re
         if !core.backlog.is_empty() || self.looks_at_all() {
             return 0;
         }
+        let count = count.min(self.free.len());
         for taken in 0..count {
             // SAFETY: by the caller's promise.
-            let raw = NonNull::new(unsafe { events.add(taken).read() });
-            let (Some(raw), Some(number)) = (raw, self.free.pop()) else { return taken };
+            let Some(raw) = NonNull::new(unsafe { events.add(taken).read() }) else { return taken };
             // SAFETY: by the caller's promise.
             let event = ManuallyDrop::new(unsafe { IOEvent::<C>::from_raw(raw) });
             if !(event.is_plain() && accept(core, &event)) {
-                self.free.push(number);
                 return taken;
             }
-            if !self.hold_plain(core, number, ManuallyDrop::into_inner(event)) {
-                return taken + 1;
-            }
+            let number = self.take_slot();
+            self.hold_plain(number, ManuallyDrop::into_inner(event));
+            // Until the next poll it can be cancelled.
+            self.issue.push_back(number);
         }
         count
     }
