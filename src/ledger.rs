@@ -100,9 +100,10 @@ struct Accepted {
 /// What the reactor and the callback threads write.
 #[derive(Default)]
 struct Done {
-    started: AtomicU64,
-    /// How often a place was left.
+    /// How often a place was left: by an event that started.
     left: AtomicU64,
+    /// Started events that had no place.
+    others: AtomicU64,
     returned: [AtomicU64; 2],
 }
 
@@ -185,7 +186,7 @@ impl Ledger {
         loop {
             if entry & CLOSED != 0 {
                 if bounded {
-                    self.leave_place();
+                    self.accepted.0.taken.fetch_sub(1, SeqCst);
                 }
                 return Err(Refused::Closed);
             }
@@ -216,11 +217,6 @@ impl Ledger {
                 Err(now) => before = now,
             }
         }
-    }
-
-    #[inline(always)]
-    fn leave_place(&self) {
-        self.add(&self.done.0.left);
     }
 
     /// Places taken now, or a moment ago.
@@ -268,13 +264,14 @@ impl Ledger {
     /// The callback of an event is about to be called: the event leaves its place.
     #[inline(always)]
     pub(crate) fn start(&self, admission: Admission) {
-        self.add(&self.done.0.started);
-        if admission.has_place() {
-            self.leave_place();
-            // Who waits said so, and looked after that. A system call only where somebody sleeps.
-            if self.short_of_room.load(SeqCst) || self.waits_for_room.load(SeqCst) {
-                self.there_is_room();
-            }
+        if !admission.has_place() {
+            self.add(&self.done.0.others);
+            return;
+        }
+        self.add(&self.done.0.left);
+        // Who waits said so, and looked after that. A system call only where somebody sleeps.
+        if self.short_of_room.load(SeqCst) || self.waits_for_room.load(SeqCst) {
+            self.there_is_room();
         }
     }
 
@@ -382,7 +379,7 @@ impl Ledger {
     }
 
     pub(crate) fn started(&self) -> u64 {
-        self.done.0.started.load(SeqCst)
+        self.done.0.left.load(SeqCst) + self.done.0.others.load(SeqCst)
     }
 
     /// System calls made to wake submitters.
