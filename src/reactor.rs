@@ -319,8 +319,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             return Some(event);
         }
         let Some(number) = self.free.pop() else { return Some(event) };
+        let op = event.plain_op();
         self.hold_plain(number, event);
-        if !self.issue_plain(number) {
+        if !self.prep_plain(number, &op) {
             self.issue_later(core, number);
         }
         None
@@ -572,11 +573,18 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         if self.may_end || self.stall.is_some() {
             return false;
         }
-        let slot = &mut self.slots[number as usize];
-        let Some(event) = slot.event.as_ref().filter(|event| event.is_plain()) else { return false };
+        let event = self.slots[number as usize].event.as_ref();
+        let Some(event) = event.filter(|event| event.is_plain()) else { return false };
         let op = event.plain_op();
-        slot.attempt.begin_plain(&op);
-        if self.interface.prep(number, &op) != Prep::Queued {
+        self.prep_plain(number, &op)
+    }
+
+    /// Hands over the operation of a plain event; false where the interface is full, or lacks it.
+    #[inline(always)]
+    fn prep_plain(&mut self, number: u32, op: &Op) -> bool {
+        let slot = &mut self.slots[number as usize];
+        slot.attempt.begin_plain(op);
+        if self.interface.prep(number, op) != Prep::Queued {
             return false;
         }
         slot.in_kernel = true;
