@@ -45,7 +45,7 @@ typedef enum ioe_driver {
      */
     IOE_DRIVER_AIO = 2,
     /**
-     * pread(2), pwrite(2), fsync(2) and their like on a pool of at most 64 threads per context,
+     * pread(2), pwrite(2), fsync(2) and their like on a pool of at most 64 threads per reactor,
      * started when there is work and ended after 5 seconds without. Works wherever plain files
      * do.
      */
@@ -276,9 +276,9 @@ typedef struct ioe_config {
      */
     uint32_t stall_ms;
     /**
-     * Reactors: 1 to 64; 0 counts as 1, and with `IOE_POLLED` there is one. Each has its own ring
-     * or what the driver has instead, its own driver thread, `depth` and `queue_size`; callback
-     * threads serve all. Reads go to any: a thread submits its reads to one of them, threads take
+     * Reactors: 1 to 64, with `IOE_POLLED` 1; 0 counts as 1. Each has its own ring or what the
+     * driver has instead, its own driver thread, `depth` and `queue_size`; callback threads serve
+     * all. Reads go to any: a thread submits its reads to one of them, the process's threads take
      * turns in the choice, and a driver thread is its own. Writes, syncs and fallocates go by their
      * descriptor, those of one to one, so that barriers and joined syncs mean what they mean with
      * one reactor. Each pins memory of its own: where a limit allows fewer, there are fewer, and

@@ -23,7 +23,7 @@ pub enum ioe_driver {
     /// fdatasync; the rest goes to a pool of threads, because io_submit would block on it. Needs
     /// Linux 4.19, and room below sysctl fs.aio-max-nr.
     IOE_DRIVER_AIO = 2,
-    /// pread(2), pwrite(2), fsync(2) and their like on a pool of at most 64 threads per context,
+    /// pread(2), pwrite(2), fsync(2) and their like on a pool of at most 64 threads per reactor,
     /// started when there is work and ended after 5 seconds without. Works wherever plain files
     /// do.
     IOE_DRIVER_POOL = 3,
