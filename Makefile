@@ -47,7 +47,7 @@ SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '
 .PHONY: all lib examples run check check-rust check-headers check-c check-asan check-blocked \
         check-blocked-quick check-faults check-crash check-perf figures lint bench bench-full sim header \
         install uninstall clean help tools-c tools-bench tools-faults tools-crash tools-perf \
-        check-c-reactors \
+        check-c-reactors FORCE \
         $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
 all: lib examples ## the library, its header, the examples
 
@@ -228,13 +228,20 @@ bench-full: target/bench/run $(REFERENCE) ## the same over block sizes, depths, 
 
 # A peer of the bench: a package of its own, built once. Where that fails its side is left out.
 REFERENCE_SOURCES := $(addprefix bench/reference/,Cargo.toml Cargo.lock src/main.rs)
-$(REFERENCE): $(REFERENCE_SOURCES)
+$(REFERENCE): $(REFERENCE_SOURCES) | tools-bench
 	@$(CARGO) build --locked --release --manifest-path $< --target-dir target/reference || \
 	  echo "bench/reference cannot be built (it needs libclang-dev, and the crates): left out" >&2
 
 target/bench/run: $(filter-out bench/allocs.c bench/figures.c,$(wildcard bench/*.c)) target/bench/peer_asio.o
-# What is not here is left out: bench/peer_*.c say so.
-present = $(shell printf '\#include <$(1)>\n' | $(CC) -E -xc - >/dev/null 2>&1 && echo $(2))
+# What is not here is left out: bench/peer_*.c say so. What came or went since has them built again.
+HASH := \#
+present = $(shell printf '$(HASH)include <$(1)>\n' | $(CC) -E -xc - >/dev/null 2>&1 && echo $(2))
+PEERS := liburing.h uv.h boost/asio/detail/io_uring_service.hpp valgrind/callgrind.h
+target/bench/present: FORCE | tools-bench
+	@mkdir -p $(@D)
+	@echo $(foreach header,$(PEERS),$(call present,$(header),$(header))) > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+target/bench/run target/bench/peer_asio.o: target/bench/present
 target/bench/run: BENCH_LIBS = $(call present,liburing.h,-luring) $(call present,uv.h,-luv) -lstdc++
 target/bench/allocs: $(addprefix bench/,allocs.c crew.c engine.c file.c) | tools-c
 target/bench/run: | tools-bench
@@ -282,7 +289,7 @@ bring = $(call bring_unless,for program in $(1); do command -v $$program || exit
 # $(call bring_unless,COMMAND,PACKAGES): the same, where the command fails.
 define bring_unless
 @( $(1) ) >/dev/null 2>&1 || \
-  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq $(2) >/dev/null; } || \
+  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-remove $(2) >/dev/null; } || \
   { echo "missing: apt-get install $(2)" >&2; exit 1; }
 endef
 
@@ -309,6 +316,7 @@ tools-bench:
 	-$(call bring,$(CC),boost/asio/detail/io_uring_service.hpp,$(BOOST))
 	-$(call bring,fio,stdio.h,fio)
 	-$(call bring,valgrind,valgrind/callgrind.h,valgrind)
+	-$(call bring_unless,ls /usr/lib/llvm-*/lib/libclang*.so*,libclang-dev)
 	-$(call bring,perf,stdio.h,linux-perf)
 	$(call bring,$(PYTHON),stdio.h,python3)
 	-$(call bring_unless,$(PYTHON) -c 'import matplotlib',python3-matplotlib)

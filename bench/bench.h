@@ -119,7 +119,6 @@ struct side {
     /* The same programs again, merging: merge_limit in the context, or explicitly. */             \
     side(engine_polled_merging) side(engine_inline_merging) side(engine_producer_merging)          \
     side(engine_batches) side(engine_batches_merging) side(engine_merger)                          \
-    side(engine_one_worker_merging)                                                                \
     side(peer_uring) side(peer_uring_cooperative) side(peer_uring_files)                           \
     side(peer_uring_registered) side(peer_uring_loop) side(peer_pread) side(peer_aio)              \
     side(peer_posix) side(peer_posix_two) side(peer_posix_many) side(peer_uv) side(peer_uv_wide)   \

@@ -55,6 +55,9 @@ def c(side, driver="", **options):
 
 POLLED, INLINE, PRODUCER = c("polled", "uring"), c("inline", "uring"), c("producer", "uring")
 FOUR = c("producer", "uring", threads=4)
+# With O_DIRECT more threads and more descriptors are faster: peer_uv.c, peer_posix.c.
+POOLS = ("libuv", "posixaio", "posixaio-2", "asio")
+DIRECT_POOLS = (*POOLS, "libuv-wide", "posixaio-20")
 
 
 @dataclass
@@ -84,7 +87,10 @@ def work(block=4096, depth=128, **options):
             "latency": 1 if depth == 1 else 16, **options}
 
 
-def cached_cases():
+def cached_cases(full):
+    # Other ways of the same program.
+    others = [c("uring-files"), c("uring-coop"), c("reference-inline", "uring"),
+              c("workers2", "uring"), c("reference-workers2", "uring")] if full else []
     for size, block in (("4 KiB", 4096), ("512-byte", 512)):
         short = "cached4k" if block == 4096 else "cached512"
         yield Case(short, f"{size} random reads in the page cache, depth 128, batches of 32",
@@ -92,7 +98,8 @@ def cached_cases():
                        c("uring"), POLLED, c("uring-loop"), INLINE,
                        PRODUCER, FOUR,
                        c("worker1", "uring"), c("reference-producer", "uring"),
-                       c("reference-worker1", "uring"), c("uring-reg"), c("pread")], MANY)
+                       c("reference-worker1", "uring"), c("uring-reg"), c("pread"), *others],
+                   MANY)
         yield Case(f"{short}-32", f"{size} random reads in the page cache, depth 32, batches of 8",
                    work(block, 32), [c("uring"), POLLED, c("uring-reg")], MANY)
 
@@ -111,7 +118,7 @@ def latency_cases():
 
 
 def driver_cases():
-    pools = [c("libuv"), c("posixaio"), c("posixaio-2"), c("asio")]
+    pools = [c(peer) for peer in POOLS]
     yield Case("aio1", "4 KiB random reads with O_DIRECT, depth 1", work(4096, 1, direct=True),
                [c("io_submit"), c("polled", "aio"), c("polled", "pool"), POLLED],
                (4, 8), 0.03)
@@ -123,7 +130,8 @@ def driver_cases():
                pools + [c("polled", "pool"), c("inline", "pool"), c("producer", "pool"),
                         c("polled", "aio"), POLLED], (4, 4))
     yield Case("pooldirect", "4 KiB random reads with O_DIRECT, depth 64, batches of 16",
-               work(4096, 64, direct=True), pools + [c("polled", "pool"), POLLED], (4, 4))
+               work(4096, 64, direct=True), [c(peer) for peer in DIRECT_POOLS] +
+               [c("polled", "pool"), POLLED], (4, 4))
 
 
 def fio_cases(full):
@@ -216,7 +224,7 @@ def matrix_cases():
 
 
 def all_cases(driver, full):
-    return [*cached_cases(), *latency_cases(), *driver_cases(), *fio_cases(full),
+    return [*cached_cases(full), *latency_cases(), *driver_cases(), *fio_cases(full),
             *merging_cases(driver),
             *commit_cases(driver), *scaling_cases(), *(matrix_cases() if full else ())]
 
@@ -261,6 +269,7 @@ def targets(driver):
         yield Target(case, c("worker1", "uring"), "speed", 1.2, c("reference-worker1", "uring"))
     for side in (POLLED, INLINE, PRODUCER):
         yield Target("cached4k", side, "calls", 1 / 16)
+    for side in (POLLED, INLINE, PRODUCER, FOUR, c("worker1", "uring")):
         yield Target("calls", side, "beside", 0.05)
     yield Target("instructions", POLLED, "instructions", 250)
     yield Target("single", c("submit_wait", "uring"), "time", 1.3, c("pread"))
@@ -268,8 +277,8 @@ def targets(driver):
     for case in ("aio1", "aio64"):
         yield Target(case, c("polled", "aio"), "speed", 0.97, c("io_submit"))
     yield Target("aio64", c("polled", "pool"), "speed", 0.90, c("polled", "aio"))
-    for case in ("pool128", "pooldirect"):
-        for peer in ("libuv", "posixaio", "posixaio-2", "asio"):
+    for case, peers in (("pool128", POOLS), ("pooldirect", DIRECT_POOLS)):
+        for peer in peers:
             yield Target(case, c("polled", "pool"), "speed", 1.0, c(peer))
     for case in ("mergewrite", "mergeread"):
         for side in ("polled", "batches", "producer"):

@@ -474,8 +474,6 @@ ENGINE_SIDE(engine_merger, "merger", "engine, workers = 0: other threads add to 
             PRODUCER, .run = merger_run, .has_merger = true);
 ENGINE_SIDE(engine_one_worker, "worker1", "engine, workers = 1: other threads submit one by one",
             PRODUCER, .run = producer_run, .workers = 1);
-ENGINE_SIDE(engine_one_worker_merging, "worker1+m", "the same, merging", PRODUCER,
-            .run = producer_run, .workers = 1, .merging = true);
 ENGINE_SIDE(engine_two_workers, "workers2", "engine, workers = 2: other threads submit one by one",
             PRODUCER, .run = producer_run, .workers = 2);
 

@@ -12,10 +12,10 @@
  *
  * Its published like is fio's libaio: 350000 random 4 KiB O_DIRECT reads and as many writes a
  * second against 417000 of its io_uring, 0.84 of them, at depth 32 on a bare NVMe disk
- * (hackmd.io/@Xo-wxO7bQkKidH1LrqACsw/B1isRuEyR). Run in turn with this one, on the machine of the
- * figures in the project's notes, `fio --ioengine=libaio --userspace_reap --direct=1 --rw=randread
- * --bs=4k --iodepth=64 --iodepth_batch_submit=16 --iodepth_batch_complete_min=16` did 75000 and
- * 76000 reads a second, and this 69000 and 85000.
+ * (hackmd.io/@Xo-wxO7bQkKidH1LrqACsw/B1isRuEyR). Run in turn with this one, on a virtual disk, `fio
+ * --ioengine=libaio --userspace_reap --direct=1 --rw=randread --bs=4k --iodepth=64
+ * --iodepth_batch_submit=16 --iodepth_batch_complete_min=16` did 75000 and 76000 reads a second, and
+ * this 69000 and 85000.
  */
 #include "peer.h"
 

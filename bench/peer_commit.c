@@ -1,6 +1,11 @@
 /*
  * peer_commit.c: a record appended and made durable, as programs do it without this library: an
  * fdatasync(2) for each record, by the thread or through a ring, and one for a group of them.
+ *
+ * The published like of the first is pg_test_fsync of PostgreSQL: 609 times a second 8 KiB and an
+ * fdatasync, one behind the other, on a disk for desktops
+ * (tanelpoder.com/posts/using-pg-test-fsync-for-testing-low-latency-writes). It is the disk's flush
+ * that is measured. Of groups nothing is published that leaves the database's own work out.
  */
 #include "commit.h"
 
@@ -270,7 +275,9 @@ const struct side peer_commit_group_writing =
 
 /*
  * A ring for each thread, so that none waits for another's lock: the write with the fdatasync
- * linked behind it, handed over and waited for in one system call.
+ * linked behind it, handed over and waited for in one system call. Without the flags of
+ * peer_uring.c, which want the thread that makes a ring to be the one that uses it: the sync goes to
+ * a thread of the kernel's in any case, and the flush takes a thousand times what they save.
  */
 struct rings {
     struct commits commits;
