@@ -340,7 +340,6 @@ static void check(struct run *r, int err)
     exit(EXIT_FAILURE);
 }
 
-
 static void *submitting_thread(void *arg)
 {
     struct submitter *self = arg;

@@ -47,6 +47,8 @@ LIMIT = 0.05
 # how many of a batch are done when io_getevents(2) is asked, and how many reads the pool's threads get.
 LOOSE_LIMIT = 0.25
 LOOSE = ("polled aio", "producer aio", "polled pool", "producer pool")
+# A block for 31 messages to a callback thread, and how many events are one message is the machine's affair.
+SELDOM = {"allocations": 0.001}
 GROWTH = 0.1  # of a figure with the number of reactors: what happens in one of ten operations
 RUNS_OF_UPDATE = 5
 RUNS_OF_DOUBT = 3
@@ -202,7 +204,7 @@ def check(bench, path, cases):
     def judge(case, name, old, spread, what):
         loose = case in LOOSE or not same and name == "instructions"
         relative = LOOSE_LIMIT if loose else LIMIT
-        limit = old * (1 + relative) + spread
+        limit = old * (1 + relative) + spread + SELDOM.get(name, 0)
         # A rise is there each time; what a busy machine does to a run with threads is not.
         value = results[case][name]
         for _ in range(RUNS_OF_DOUBT):
@@ -219,7 +221,10 @@ def check(bench, path, cases):
             continue
         print(f"{case:24}", ", ".join(f"{value:.4f} {name}" for name, value in now.items()))
         for name in now:
-            judge(case, name, *committed[case][name], "committed")
+            if name in committed[case]:
+                judge(case, name, *committed[case][name], "committed")
+            else:
+                rises.append(f"{case}, {name}: none committed, {now[name]:.4f} now")
         for group in (SPREADING, TRACED):
             if case in group and group[0] in results:
                 for name in now:
