@@ -939,6 +939,46 @@ static void cancels_race_with_completion(void **state)
     close(fd);
 }
 
+typedef struct chase {
+    ioe_context *ctx;
+    _Atomic(uint64_t) id; /* 0: the end */
+} chase;
+
+static void *cancel_as_soon_as_found(void *arg)
+{
+    chase *c = arg;
+    uint64_t last = 0;
+    for (uint64_t id; (id = atomic_load(&c->id)) != 0;) {
+        if (id != last && ioe_cancel(c->ctx, id) == 0)
+            last = id;
+    }
+    return NULL;
+}
+
+/* Cancelled while it is being submitted, whatever the reactor has seen of it then: a read that nothing
+ * else ends. */
+static void cancelled_on_its_way(void **state)
+{
+    const delivery *how = *state;
+    only_on(IOE_DRIVER_URING, "the others cannot end a read of a pipe");
+    scene *s = set_scene(how, DEPTH, QUEUE, 0);
+    latch done = LATCH_INIT;
+    stuck_read stuck;
+    stuck_prepare(&stuck, hit_latch, &done);
+    chase c = {.ctx = s->ctx, .id = ioe_event_id(stuck.event)};
+    pthread_t thread = start_thread(cancel_as_soon_as_found, &c);
+    const unsigned long rounds = scaled(20000);
+    for (unsigned long round = 1; round <= rounds; round++) {
+        ASSERT_CALL(ioe_submit(s->ctx, stuck.event), 0);
+        await(s->ctx, how, &done, round);
+        assert_int_equal(ioe_event_result(stuck.event), -ECANCELED);
+        atomic_store(&c.id, round < rounds ? ioe_event_id(stuck.event) : 0);
+    }
+    join_thread(thread);
+    stuck_free(&stuck);
+    leave_scene(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -962,6 +1002,7 @@ int main(void)
         polled_only(cancel_ends_the_owners_sleep),
         for_each_delivery(other_threads_are_told_too),
         for_each_delivery(cancels_race_with_completion),
+        for_each_delivery(cancelled_on_its_way),
     };
     return RUN_TESTS(tests);
 }

@@ -147,9 +147,10 @@ pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
     waited_for: Vec<IOEvent<C>>,
     /// Those of a joined operation that are whole; empty between calls.
     whole: Vec<IOEvent<C>>,
-    /// Events may end before they are done: some were cancelled, or have a time limit.
+    /// Events that were taken in may end before they are done: they were cancelled, or have a time
+    /// limit. Found out again by [`Reactor::look_over`].
     may_end: bool,
-    /// Some had a time limit.
+    /// Some have a time limit.
     timed: bool,
     /// When the next time limit is over, or the next operation stalls.
     next_look: Option<Instant>,
@@ -315,7 +316,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// one that could not be launched, and is done.
     #[inline(always)]
     fn arrive_plain(&mut self, core: &Core<C>, event: IOEvent<C>) -> Option<IOEvent<C>> {
-        if !event.is_plain() || event.is_done() || self.looks_at_all() || !self.issue.is_empty() {
+        let other = !event.is_plain() || event.is_done() || event.is_cancelled();
+        if other || self.looks_at_all() || !self.issue.is_empty() {
             return Some(event);
         }
         let Some(number) = self.free.pop() else { return Some(event) };
@@ -357,8 +359,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             self.timed = true;
             self.look_at(deadline);
         }
-        if self.may_end && run.chain().any(IOEvent::is_cancelled) {
+        if run.chain().any(IOEvent::is_cancelled) {
             // By somebody who could not tell where it was.
+            self.may_end = true;
             self.look_at(clock::now());
         }
         if self.syncs.has_barriers() && run.is_write() {
@@ -501,6 +504,13 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             }
         }
         self.finish_ended(core, ended);
+        let held = self.slots.iter().filter_map(|slot| slot.event.as_ref());
+        let held =
+            held.flat_map(IOEvent::chain).chain(self.waiting.iter()).chain(self.syncs.iter());
+        (self.may_end, self.timed) = held.fold((false, false), |(may_end, timed), event| {
+            let limited = event.deadline().is_some();
+            (may_end || limited || event.is_cancelled(), timed || limited)
+        });
     }
 
     /// Completes what is to end and is in no slot: as if the kernel had given it back.
@@ -858,6 +868,10 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         if result == NOT_TAKEN {
             self.counters.operations -= 1;
             return self.issue_later(core, number);
+        }
+        if self.may_end && self.next_look.is_none() {
+            // It may have been the last one of those.
+            self.look_at(clock::now());
         }
         match self.judge(core, number, result) {
             Verdict::Again => self.issue_later(core, number),
