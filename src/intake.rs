@@ -193,14 +193,22 @@ impl<C> Backlog<C> {
         self.thread.load(SeqCst) == ENDED
     }
 
-    /// The reactor's thread ends. The next to call `take_over` inherits.
+    /// The reactor's thread ends. The next to call `seize` inherits.
     pub(crate) fn abandon(&self) {
         self.thread.store(ENDED, SeqCst);
     }
 
-    /// Claims a backlog whose thread has ended.
-    pub(crate) fn take_over(&self) -> bool {
-        self.thread.compare_exchange(ENDED, here().token, SeqCst, SeqCst).is_ok()
+    /// Makes the calling thread the reactor's, where none is, or none any more. What it was before;
+    /// `None` where another thread is.
+    pub(crate) fn seize(&self) -> Option<usize> {
+        let token = here().token;
+        let was = |before| self.thread.compare_exchange(before, token, SeqCst, SeqCst).is_ok();
+        [token, 0, ENDED].into_iter().find(|before| was(*before))
+    }
+
+    /// Takes a `seize` back.
+    pub(crate) fn give_back(&self, before: usize) {
+        self.thread.store(before, SeqCst);
     }
 
     #[inline(always)]

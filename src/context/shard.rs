@@ -573,22 +573,15 @@ impl<C: IOCallback> Shard<C> {
     }
 
     /// Makes the calling thread the one that may end a polled context: its owner, or anybody where
-    /// that is gone. `close` has to succeed before; who fails has not become the owner.
+    /// that is gone. `close` has to succeed; who fails has not become the owner.
     pub(super) fn claim_end(&self, close: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
         let Seat::Owner(seat) = &self.seat else { return close() };
         let backlog = &self.core.backlog;
-        let here = here();
-        if backlog.belongs_to(here.token) {
-            return if seat.busy.get() { Err(libc::EDEADLK) } else { close() };
+        let before = backlog.seize().ok_or(libc::EPERM)?;
+        if seat.busy.get() {
+            return Err(libc::EDEADLK);
         }
-        if !(backlog.is_unclaimed() || backlog.is_abandoned()) {
-            return Err(libc::EPERM);
-        }
-        close()?;
-        match backlog.claim(here.token) || backlog.take_over() {
-            true => Ok(()),
-            false => Err(libc::EPERM),
-        }
+        close().inspect_err(|_| backlog.give_back(before))
     }
 
     /// Lets the reactor's thread end when it has nothing left to do.
