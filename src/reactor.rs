@@ -148,8 +148,10 @@ pub(crate) struct Reactor<C: IOCallback, I, Q: Flavor<Item = IOEvent<C>>> {
     /// Those of a joined operation that are whole; empty between calls.
     whole: Vec<IOEvent<C>>,
     /// Events that were taken in may end before they are done: they were cancelled, or have a time
-    /// limit. Found out again by [`Reactor::look_over`].
+    /// limit.
     may_end: bool,
+    /// One of those is over: it may have been the last.
+    one_ended: bool,
     /// Some have a time limit.
     timed: bool,
     /// When the next time limit is over, or the next operation stalls.
@@ -210,6 +212,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             waited_for: Vec::new(),
             whole: Vec::new(),
             may_end: false,
+            one_ended: false,
             timed: false,
             next_look: None,
             stall,
@@ -233,6 +236,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// sources take turns, so that none of them starves, whatever the others bring.
     fn take(&mut self, core: &Core<C>) {
         self.look(core);
+        if std::mem::take(&mut self.one_ended) {
+            self.find_what_may_end();
+        }
         self.fill(core);
         let sources = self.sources();
         let mut empty = 0;
@@ -504,6 +510,13 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             }
         }
         self.finish_ended(core, ended);
+        // Some of those that may end are over.
+        self.one_ended = true;
+    }
+
+    /// Goes through everything: whether there are events that may end before they are done.
+    #[cold]
+    fn find_what_may_end(&mut self) {
         let held = self.slots.iter().filter_map(|slot| slot.event.as_ref());
         let held =
             held.flat_map(IOEvent::chain).chain(self.waiting.iter()).chain(self.syncs.iter());
@@ -559,7 +572,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Has the operation of a slot issued when those before it have been.
     #[cold]
     fn issue_later(&mut self, core: &Core<C>, number: u32) {
-        if !self.may_end || !self.ends(core, number) {
+        if !(self.may_end || self.is_cancelled(number)) || !self.ends(core, number) {
             self.issue.push_back(number);
         }
     }
@@ -585,6 +598,10 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         }
         let event = self.slots[number as usize].event.as_ref();
         let Some(event) = event.filter(|event| event.is_plain()) else { return false };
+        // In a polled context it is the next poll that acts on a cancel.
+        if self.lanes.is_some() && event.is_cancelled() {
+            return false;
+        }
         let op = event.plain_op();
         self.prep_plain(number, &op)
     }
@@ -607,7 +624,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 
     /// Hands over the next operation of a slot; false where the interface is full.
     fn issue_one(&mut self, core: &Core<C>, number: u32) -> bool {
-        if self.may_end && self.ends(core, number) {
+        if (self.may_end || self.is_cancelled(number)) && self.ends(core, number) {
             return true;
         }
         let slot = &mut self.slots[number as usize];
@@ -632,6 +649,12 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             Prep::Unsupported => self.complete_unissued(core, number, libc::EOPNOTSUPP),
         }
         true
+    }
+
+    /// Whether somebody asked for an event of a slot, maybe just now.
+    fn is_cancelled(&self, number: u32) -> bool {
+        let first = &self.slots[number as usize].event;
+        first.iter().flat_map(IOEvent::chain).any(IOEvent::is_cancelled)
     }
 
     /// Notices since when the interface has an operation.
@@ -744,9 +767,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 
     /// An event ends with this result.
     fn finish(&mut self, core: &Core<C>, event: IOEvent<C>, mut result: i64) {
-        if self.may_end {
-            result = outcome(&event, result);
-        }
+        result = outcome(&event, result);
         event.complete(result);
         self.counters.failed += u64::from(result < 0);
         if result < 0 && event.is_write() {
@@ -758,6 +779,9 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// An event has its result: all of them come through here.
     #[inline(always)]
     fn finished(&mut self, event: IOEvent<C>) {
+        if self.may_end {
+            self.one_ended |= event.is_cancelled();
+        }
         if self.syncs.has_barriers() && event.is_write() {
             self.syncs.write_done(event.fd(), event.number());
         }
@@ -868,10 +892,6 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         if result == NOT_TAKEN {
             self.counters.operations -= 1;
             return self.issue_later(core, number);
-        }
-        if self.may_end && self.next_look.is_none() {
-            // It may have been the last one of those.
-            self.look_at(clock::now());
         }
         match self.judge(core, number, result) {
             Verdict::Again => self.issue_later(core, number),
