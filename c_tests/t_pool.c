@@ -399,6 +399,8 @@ static void some_tries_fail_or_come_short(void **state)
     for (int driver = IOE_DRIVER_AIO; driver <= IOE_DRIVER_POOL; driver++) {
         ioe_config cfg = pool_config(how, 64, 256);
         cfg.driver = driver;
+        if (!works_here(driver))
+            continue;
         ioe_context *ctx = new_context_from(&cfg);
         for (size_t i = 0; i < COUNT_OF(errors); i++) {
             for (int every = 1; every <= 3; every++) {
