@@ -643,27 +643,34 @@ static inline uint64_t now_in_order(void)
     return now;
 }
 
-/* Returns when the reactor has seen what was submitted before, and done with it what can be done:
- * another file's event comes behind it, and goes through. It wants a slot, and flushes no merger. */
+/* Returns when the reactors have seen what was submitted before, and done with it what can be done:
+ * another file's events come behind it, and go through. They want a slot, and flush no merger. */
 static inline void pass_by(ioe_context *ctx, const delivery *how)
 {
+    enum { MANY = 8 }; /* so many descriptors a reactor, and each has one */
     static uint8_t byte;
-    const int fd = temp_file(IN_MEMORY);
+    const size_t reactors = get_info(ctx).reactors, count = reactors == 1 ? 1 : MANY * reactors;
+    const int file = temp_file(IN_MEMORY);
     latch done = LATCH_INIT;
     ioe_event *event = new_event();
-    assert_int_equal(ioe_prep_write(event, fd, &byte, 1, 0), 0);
+    assert_int_equal(ioe_prep_write(event, file, &byte, 1, 0), 0);
     assert_int_equal(ioe_event_set_callback(event, hit_latch, &done), 0);
-    for (int round = 0; round < 2; round++) {
-        assert_int_equal(ioe_prep_write(event, fd, &byte, 1, 0), 0);
+    int fds[64 * MANY];
+    for (size_t i = 0; i < count; i++)
+        assert_true((fds[i] = dup(file)) >= 0);
+    for (size_t i = 0; i < 2 * count; i++) {
+        assert_int_equal(ioe_prep_write(event, fds[i % count], &byte, 1, 0), 0);
         assert_int_equal(ioe_submit(ctx, event), 0);
-        while ((how->flags & IOE_POLLED) && latch_count(&done) == (unsigned long)round) {
+        while ((how->flags & IOE_POLLED) && latch_count(&done) == i) {
             assert_true(ioe_poll(ctx, 0, 0) >= 0);
             sched_yield();
         }
-        latch_wait(&done, (unsigned long)round + 1);
+        latch_wait(&done, i + 1);
     }
     assert_int_equal(ioe_event_free(event), 0);
-    close(fd);
+    for (size_t i = 0; i < count; i++)
+        close(fds[i]);
+    close(file);
 }
 
 /* Returns when the thread sleeps, and goes on sleeping while the context works. */

@@ -65,9 +65,12 @@ static void free_helper(helper *h)
 static note *hold_a_sync(scene *s, int action, latch *done)
 {
     note *first = new_notes(1, done);
+    const uint64_t before = get_stats(s->ctx).operations;
     hold_next(s->fd, action, 1);
     submit_sync(s->ctx, first, s->fd, action);
     await_held(s->ctx, s->how, 1);
+    /* Also while the thread that handed it over sleeps. */
+    assert_int_equal(get_stats(s->ctx).operations - before, 1);
     return first;
 }
 

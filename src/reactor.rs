@@ -826,6 +826,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
             wait => wait,
         };
         let submitted = if submit { self.interface.queued() } else { 0 };
+        core.counters.set_operations(self.counters.operations);
         // The engine's own threads block the signal.
         let signal = (self.may_extend && self.lanes.is_none()).then(FileSizeSignal::hold);
         let entered = match (self.pending, wait) {

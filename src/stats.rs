@@ -18,6 +18,11 @@ macro_rules! counters {
                 $(self.$name.store(counters.$name, Relaxed);)*
             }
 
+            /// By the only thread that counts: who asks while it sleeps is told of them.
+            pub(crate) fn set_operations(&self, operations: u64) {
+                self.operations.store(operations, Relaxed);
+            }
+
             /// By any of several threads that count.
             pub(crate) fn add(&self, counters: &Counters) {
                 // Most are 0, and each addition is a locked instruction.
