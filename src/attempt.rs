@@ -57,18 +57,17 @@ pub(crate) enum Verdict {
 }
 
 impl Attempt {
-    /// Announces the operation of a plain event.
+    /// Announces the operation of a plain event, which the kernel may be asked for.
     #[inline(always)]
     pub(crate) fn begin_plain(&mut self, op: &Op) {
         self.asked = op.len;
-        self.flags = 0;
+        self.flags = op.flags;
     }
 
     /// Announces an operation. Fails where the kernel must not be asked.
     #[inline(always)]
     pub(crate) fn begin<C>(&mut self, op: &Op, event: &IOEvent<C>) -> Result<(), i32> {
-        self.asked = op.len;
-        self.flags = op.flags;
+        self.begin_plain(op);
         // The whole of it at once, or nothing.
         match op.flags & flags::ATOMIC != 0 && op.len != event.get_size() {
             true => Err(libc::EINVAL),
@@ -125,7 +124,7 @@ impl Attempt {
             IOAction::Read => counters.bytes_read += self.asked,
             _ => counters.bytes_written += self.asked,
         }
-        event.is_through();
+        event.set_whole();
         true
     }
 

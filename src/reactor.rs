@@ -572,7 +572,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     /// Has the operation of a slot issued when those before it have been.
     #[cold]
     fn issue_later(&mut self, core: &Core<C>, number: u32) {
-        if !(self.may_end || self.is_cancelled(number)) || !self.ends(core, number) {
+        if !self.ends_now(core, number) {
             self.issue.push_back(number);
         }
     }
@@ -614,17 +614,13 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         if self.interface.prep(number, op) != Prep::Queued {
             return false;
         }
-        slot.in_kernel = true;
-        slot.asked_back = false;
-        self.pending += 1;
-        self.counters.operations += 1;
-        self.may_extend |= op.action == IOAction::Write;
+        self.note_queued(number, op.action);
         true
     }
 
     /// Hands over the next operation of a slot; false where the interface is full.
     fn issue_one(&mut self, core: &Core<C>, number: u32) -> bool {
-        if (self.may_end || self.is_cancelled(number)) && self.ends(core, number) {
+        if self.ends_now(core, number) {
             return true;
         }
         let slot = &mut self.slots[number as usize];
@@ -636,11 +632,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         }
         match self.interface.prep(number, &op) {
             Prep::Queued => {
-                slot.in_kernel = true;
-                slot.asked_back = false;
-                self.pending += 1;
-                self.counters.operations += 1;
-                self.may_extend |= op.action.may_extend();
+                self.note_queued(number, op.action);
                 if let Some(stall) = self.stall {
                     self.watch(number, stall);
                 }
@@ -651,10 +643,22 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         true
     }
 
-    /// Whether somebody asked for an event of a slot, maybe just now.
-    fn is_cancelled(&self, number: u32) -> bool {
+    /// The interface has the operation of a slot.
+    #[inline(always)]
+    fn note_queued(&mut self, number: u32, action: IOAction) {
+        let slot = &mut self.slots[number as usize];
+        slot.in_kernel = true;
+        slot.asked_back = false;
+        self.pending += 1;
+        self.counters.operations += 1;
+        self.may_extend |= action.may_extend();
+    }
+
+    /// As `ends`, where that may be: maybe it was cancelled just now.
+    fn ends_now(&mut self, core: &Core<C>, number: u32) -> bool {
         let first = &self.slots[number as usize].event;
-        first.iter().flat_map(IOEvent::chain).any(IOEvent::is_cancelled)
+        let cancelled = || first.iter().flat_map(IOEvent::chain).any(IOEvent::is_cancelled);
+        (self.may_end || cancelled()) && self.ends(core, number)
     }
 
     /// Notices since when the interface has an operation.
@@ -766,8 +770,8 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     }
 
     /// An event ends with this result.
-    fn finish(&mut self, core: &Core<C>, event: IOEvent<C>, mut result: i64) {
-        result = outcome(&event, result);
+    fn finish(&mut self, core: &Core<C>, event: IOEvent<C>, result: i64) {
+        let result = outcome(&event, result);
         event.complete(result);
         self.counters.failed += u64::from(result < 0);
         if result < 0 && event.is_write() {

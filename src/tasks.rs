@@ -391,7 +391,7 @@ impl<C> IOEvent<C> {
             IOAction::Fsync | IOAction::Fdatasync => flags::BARRIER,
             IOAction::Fallocate(_) => 0,
         };
-        self.change(flags & !known == 0, |setup| setup.flags = flags)
+        self.change(flags & !known == 0, |event| event.setup.flags = flags)
     }
 
     /// Sets the priority of a transfer as ioprio_set(2) has it: a class, 1 to 3, times 8192, and a
@@ -402,7 +402,7 @@ impl<C> IOEvent<C> {
         let (class, level) = (priority >> PRIORITY_CLASS_SHIFT, priority & LEVEL_MASK);
         let valid = priority == 0 || (1..=3).contains(&class) && (0..=7).contains(&level);
         let valid = valid && self.inner().setup.action.is_transfer();
-        self.change(valid, |setup| setup.priority = priority as u16)
+        self.change(valid, |event| event.setup.priority = priority as u16)
     }
 
     /// Sets how long the event may take from its acceptance; `None`: as long as it takes. Until the
@@ -410,21 +410,17 @@ impl<C> IOEvent<C> {
     ///
     /// Fails as [`IOEvent::set_flags`] does.
     pub fn set_timeout(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        self.change(true, |_| ())?;
-        let inner = self.inner_mut();
-        inner.limit = limit;
-        inner.setup.plain &= limit.is_none();
-        Ok(())
+        self.change(true, |event| event.limit = limit)
     }
 
-    fn change(&mut self, valid: bool, change: impl FnOnce(&mut Setup)) -> io::Result<()> {
+    fn change(&mut self, valid: bool, change: impl FnOnce(&mut Inner<C>)) -> io::Result<()> {
         self.fit().map_err(|unfit| io::Error::from_raw_os_error(unfit.errno()))?;
         if !valid {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         let inner = self.inner_mut();
+        change(inner);
         let setup = &mut inner.setup;
-        change(setup);
         let unset = (setup.flags, setup.priority, inner.limit) == (0, 0, None);
         let progress = inner.progress.get_mut();
         let one = setup.len <= MAX_CHUNK && progress.segments.is_empty();
@@ -849,7 +845,7 @@ impl<C> IOEvent<C> {
 
     /// The whole of a plain event got through.
     #[inline(always)]
-    pub(crate) fn is_through(&self) {
+    pub(crate) fn set_whole(&self) {
         let inner = self.inner();
         inner.transferred.store(inner.setup.len, Release);
         inner.result.store(inner.setup.len as i64, Release);
