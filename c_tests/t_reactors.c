@@ -191,8 +191,8 @@ static void info_tells_how_many(void **state)
         assert_int_equal(get_info(ctx).depth, DEPTH);
         assert_int_equal(get_info(ctx).queue_size, QUEUE);
         assert_int_equal(get_info(ctx).workers, how->workers);
-        /* Where a driver was passed over, it says so; of the reactors there is nothing to say. */
-        if (i == 0)
+        /* A driver that was passed over is named; of the reactors there is nothing to say. */
+        if (i == 0 && getenv("IOE_DRIVER") == NULL && tested_driver != IOE_DRIVER_URING)
             snprintf(first, sizeof first, "%s", get_info(ctx).reason);
         assert_string_equal(get_info(ctx).reason, first);
         ASSERT_CALL(ioe_context_free(ctx), 0);
