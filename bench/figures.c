@@ -304,8 +304,42 @@ static int submit_polled(struct submitter *self)
     return ran < 0 ? ran : 0;
 }
 
+static void ignore(ioe_event *event, void *arg)
+{
+    (void)event;
+    (void)arg;
+}
+
+/* One that was cancelled, long ago. */
+static int submit_after_cancel(struct submitter *self)
+{
+    static bool cancelled;
+    ioe_context *ctx = self->run->ctx;
+
+    if (!cancelled) {
+        char byte;
+        ioe_event *event = ioe_event_new();
+        int err = event ? ioe_prep_read(event, self->run->fd, &byte, 1, 0) : -ENOMEM;
+        if (err == 0)
+            err = ioe_event_set_callback(event, ignore, NULL);
+        uint64_t id = err == 0 ? ioe_event_id(event) : 0;
+        if (err == 0)
+            err = ioe_submit(ctx, event);
+        if (err == 0)
+            err = ioe_cancel(ctx, id);
+        if (err == 0 && ioe_poll(ctx, 1, -1) != 1)
+            err = -EIO;
+        if (err < 0)
+            return err;
+        ioe_event_free(event);
+        cancelled = true;
+    }
+    return submit_polled(self);
+}
+
 static const struct way ways[] = {
     {"polled", IOE_POLLED, 0, false, submit_polled, false},
+    {"polled-cancel", IOE_POLLED, 0, false, submit_after_cancel, false},
     {"polled-merging", IOE_POLLED, 0, true, submit_polled, false},
     {"inline", 0, 0, false, submit_each, true},
     {"producer", 0, 0, false, submit_each, false},

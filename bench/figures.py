@@ -28,7 +28,7 @@ import sys
 import tempfile
 
 CASES = [f"{case} {driver}" for driver, cases in {
-    "uring": ("polled", "polled-merging", "inline", "producer", "batches", "batches-merging",
+    "uring": ("polled", "polled-cancel", "polled-merging", "inline", "producer", "batches", "batches-merging",
               "merger", "one-worker", "submit-wait", "context"),
     "aio": ("polled", "producer"),
     "pool": ("polled", "producer", "context"),
