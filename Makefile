@@ -5,6 +5,8 @@ LIBDIR  ?= $(PREFIX)/lib
 CC      ?= cc
 CXX     ?= c++
 CARGO   ?= cargo
+OBJCOPY ?= objcopy
+STRIP   ?= strip
 # Debian's, which has Debian's modules.
 PYTHON  ?= /usr/bin/python3
 RUST    := Rust 1.85 or newer: Debian 13 has it; before, take rustup
@@ -13,7 +15,8 @@ CXXFLAGS ?= -O2 -g
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 MAJOR   := $(firstword $(subst ., ,$(VERSION)))
-BUILD   := target/release
+BUILD   := target/lib
+SONAME  := libio_engine.so.$(MAJOR)
 SHARED  := $(BUILD)/libio_engine.so
 STATIC  := $(BUILD)/libio_engine.a
 HEADER  := include/io_engine.h
@@ -45,8 +48,8 @@ BLOCKED_PROGRAMS := target/faults/deny target/faults/which $(EXAMPLES)
 SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '*.rs')
 
 .PHONY: all lib examples run check check-rust check-headers check-c check-asan check-blocked \
-        check-blocked-quick check-faults check-crash check-perf figures lint bench bench-full sim header \
-        install uninstall clean help tools-c tools-bench tools-faults tools-crash tools-perf \
+        check-blocked-quick check-install check-faults check-crash check-perf figures lint bench bench-full sim header \
+        install uninstall clean help tools-c tools-bench tools-faults tools-crash tools-perf tools-install \
         check-c-reactors FORCE \
         $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
 all: lib examples ## the library, its header, the examples
@@ -56,18 +59,32 @@ help: ## this list
 
 lib: $(SHARED) $(STATIC) $(HEADER)
 
-# One crate type at a time: beside an rlib, link-time optimisation would silently be off.
-$(SHARED): $(SOURCES)
+# The exported calls, from the list of them.
+MAP   := abi/io_engine.map
+CALLS := $(shell sed -n 's/^ *\(ioe_[a-z0-9_]*\);$$/\1/p' $(MAP))
+
+# One crate type: beside an rlib, link-time optimisation would silently be off. Of what is in the
+# archive, the calls and what they need are kept, and nothing but the calls can be seen from outside.
+$(BUILD)/io_engine.o: $(SOURCES) $(MAP)
 	$(call need,$(CARGO),cargo ($(RUST)))
 	$(call need,$(CC),gcc)
-	$(CARGO) rustc --locked --release --lib --crate-type cdylib -- \
-	  -C link-arg=-Wl,-soname,libio_engine.so.$(MAJOR)
-	@ln -sf libio_engine.so $(BUILD)/libio_engine.so.$(MAJOR)
-	@touch $@
+	$(call need,$(OBJCOPY),binutils)
+	$(CARGO) rustc --locked --release --lib --crate-type staticlib --target-dir target
+	@mkdir -p $(@D)
+	@echo "$@: the calls of $(MAP), and what they need"
+	@$(CC) -r -nostdlib -o $@.all $(CALLS:%=-Wl,-u,%) target/release/libio_engine.a
+	@$(OBJCOPY) $(CALLS:%=--keep-global-symbol=%) $@.all $@
+	@rm $@.all
 
-$(STATIC): $(SOURCES)
-	$(CARGO) rustc --locked --release --lib --crate-type staticlib
-	@touch $@
+$(STATIC): $(BUILD)/io_engine.o
+	@rm -f $@
+	$(AR) crs $@ $<
+
+$(SHARED): $(BUILD)/io_engine.o
+	$(CC) -shared -o $(BUILD)/libio_engine.so.$(VERSION) $(LDFLAGS) -Wl,-soname,$(SONAME) \
+	  -Wl,--version-script=$(MAP) -Wl,--gc-sections -Wl,-z,defs,-z,relro,-z,now $<
+	@ln -sf libio_engine.so.$(VERSION) $(BUILD)/$(SONAME)
+	@ln -sf $(SONAME) $@
 
 examples: $(EXAMPLES)
 
@@ -96,6 +113,9 @@ header: ## refresh include/io_engine.h
 
 check-headers: $(SHARED) tools-c ## the header alone, in every language it promises
 	prove c_tests/header.sh c_tests/exports.sh c_tests/error_table.sh
+
+check-install: lib tools-install ## what make install brings serves programs that never saw this tree
+	prove --failures --comments c_tests/install/install.sh
 
 FIGURES := python3 bench/figures.py target/bench/figures $(SHARED) bench/figures.txt
 check-perf: target/bench/figures tools-perf ## what an operation costs, counted: nothing may rise
@@ -197,8 +217,8 @@ check-asan-choice: $(ASAN_TESTS) tools-c
 $(ASAN_BUILD)/libio_engine.so: $(SOURCES)
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) rustc --locked --release --lib \
 	  --crate-type cdylib --target x86_64-unknown-linux-gnu --target-dir target/asan \
-	  --config profile.release.lto=false -- -C link-arg=-Wl,-soname,libio_engine.so.$(MAJOR)
-	@ln -sf libio_engine.so $(ASAN_BUILD)/libio_engine.so.$(MAJOR)
+	  --config profile.release.lto=false -- -C link-arg=-Wl,-soname,$(SONAME)
+	@ln -sf libio_engine.so $(ASAN_BUILD)/$(SONAME)
 	@touch $@
 
 target/c_tests_asan/%: c_tests/%.c $(wildcard c_tests/*.h) $(HEADER) $(ASAN_BUILD)/libio_engine.so | tools-c
@@ -254,23 +274,41 @@ target/bench/%.o: bench/%.cc $(wildcard bench/*.h) | tools-bench
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -std=c++23 -D_GNU_SOURCE $(WARNINGS) -c -o $@ $<
 
-DEST_LIB := $(DESTDIR)$(LIBDIR)
-DEST_INCLUDE := $(DESTDIR)$(PREFIX)/include
-install: lib ## header, shared and static library: make install PREFIX= DESTDIR= LIBDIR=
-	install -d $(DEST_LIB) $(DEST_INCLUDE)
-	install -m 644 $(HEADER) $(DEST_INCLUDE)/io_engine.h
-	install -m 755 $(SHARED) $(DEST_LIB)/libio_engine.so.$(VERSION)
-	strip --strip-unneeded $(DEST_LIB)/libio_engine.so.$(VERSION)
-	ln -sf libio_engine.so.$(VERSION) $(DEST_LIB)/libio_engine.so.$(MAJOR)
-	ln -sf libio_engine.so.$(MAJOR) $(DEST_LIB)/libio_engine.so
+# What the archive needs of the system; the unwinder comes with the compiler.
+STATIC_LIBS := -lpthread -ldl -lm
+DEST         := $(DESTDIR)$(PREFIX)
+DEST_LIB     := $(DESTDIR)$(LIBDIR)
+DEST_PC      := $(DEST_LIB)/pkgconfig
+DEST_CMAKE   := $(DEST_LIB)/cmake/io_engine
+FILLED_IN    := sed -e 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|' \
+  -e 's|@MAJOR@|$(MAJOR)|; s|@STATIC_LIBS@|$(STATIC_LIBS)|' \
+  -e "s|@INCLUDE_FROM_LIBDIR@|$$(realpath -ms --relative-to=$(LIBDIR) $(PREFIX)/include)|" \
+  -e "s|@POINTER_SIZE@|$$($(CC) -dM -E -xc /dev/null | sed -n 's/.*__SIZEOF_POINTER__ //p')|"
+install: lib ## into PREFIX: headers, libraries, pkg-config, CMake: make install PREFIX= DESTDIR= LIBDIR=
+	install -d $(DEST)/include $(DEST_LIB) $(DEST_PC) $(DEST_CMAKE)
+	install -m 644 include/*.h $(DEST)/include
+	install -m 644 $(SHARED) $(DEST_LIB)/libio_engine.so.$(VERSION)
+	$(STRIP) --strip-unneeded $(DEST_LIB)/libio_engine.so.$(VERSION)
+	ln -sf libio_engine.so.$(VERSION) $(DEST_LIB)/$(SONAME)
+	ln -sf $(SONAME) $(DEST_LIB)/libio_engine.so
 	install -m 644 $(STATIC) $(DEST_LIB)/libio_engine.a
-	strip --strip-debug $(DEST_LIB)/libio_engine.a
+	$(STRIP) --strip-debug $(DEST_LIB)/libio_engine.a
+	@for file in $(DEST_PC)/io_engine.pc $(DEST_CMAKE)/io_engineConfig.cmake \
+	    $(DEST_CMAKE)/io_engineConfigVersion.cmake; do \
+	  echo "$$file" && $(FILLED_IN) packaging/$${file##*/}.in > $$file && chmod 644 $$file || exit 1; \
+	done
 	@[ -n "$(DESTDIR)" ] || ldconfig 2>/dev/null || \
 	  echo "run ldconfig as root, or set LD_LIBRARY_PATH=$(LIBDIR)"
 
-uninstall: ## remove what install brought
-	rm -f $(DEST_INCLUDE)/io_engine.h $(DEST_LIB)/libio_engine.a $(DEST_LIB)/libio_engine.so \
-	  $(DEST_LIB)/libio_engine.so.$(MAJOR) $(DEST_LIB)/libio_engine.so.$(VERSION)
+# Of this major version, whichever minor; and the directories that are empty then.
+uninstall: ## remove what install brought: with the same PREFIX= DESTDIR= LIBDIR=
+	rm -f $(DEST)/include/io_engine.h $(DEST)/include/io_engine.hpp \
+	  $(DEST_LIB)/libio_engine.a $(DEST_LIB)/libio_engine.so $(DEST_LIB)/$(SONAME) $(DEST_LIB)/$(SONAME).* \
+	  $(DEST_PC)/io_engine.pc $(DEST_CMAKE)/io_engineConfig*.cmake
+	@for dir in $(DEST_CMAKE) $(DEST_PC) $(DEST)/include; do \
+	  case $(PREFIX) in /usr | /usr/local) parents= ;; *) parents=-p ;; esac; \
+	  [ ! -d $$dir ] || rmdir $$parents --ignore-fail-on-non-empty $$dir; \
+	done
 
 clean: ## remove everything that was made
 	$(CARGO) clean
@@ -295,6 +333,9 @@ endef
 
 tools-c:
 	$(call bring,$(CC) $(CXX) prove,cmocka.h,gcc g++ perl libcmocka-dev)
+
+tools-install: tools-c
+	$(call bring,clang++ cmake pkg-config readelf,stdio.h,clang cmake pkg-config binutils)
 
 tools-perf:
 	$(call bring,$(CC) valgrind objdump python3,valgrind/callgrind.h,gcc binutils valgrind python3)

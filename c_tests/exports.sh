@@ -2,7 +2,7 @@
 # Promise: the shared library exports the functions that the header declares, all of them and
 # nothing else. TAP on stdout. The library is the first argument, or the one of the release build.
 cd "$(dirname "$0")/.." || exit 1
-library=${1:-target/release/libio_engine.so}
+library=${1:-target/lib/libio_engine.so}
 
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
