@@ -48,8 +48,8 @@ BLOCKED_PROGRAMS := target/faults/deny target/faults/which $(EXAMPLES)
 SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '*.rs')
 
 .PHONY: all lib examples run check check-rust check-headers check-c check-asan check-blocked \
-        check-blocked-quick check-install check-faults check-crash check-perf figures lint bench bench-full sim header \
-        install uninstall clean help tools-c tools-bench tools-faults tools-crash tools-perf tools-install \
+        check-blocked-quick check-install check-abi release-abi check-faults check-crash check-perf figures lint bench bench-full sim header \
+        install uninstall clean help tools-c tools-bench tools-faults tools-crash tools-perf tools-install tools-abi \
         check-c-reactors FORCE \
         $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
 all: lib examples ## the library, its header, the examples
@@ -116,6 +116,13 @@ check-headers: $(SHARED) tools-c ## the header alone, in every language it promi
 
 check-install: lib tools-install ## what make install brings serves programs that never saw this tree
 	prove --failures --comments c_tests/install/install.sh
+
+check-abi: $(SHARED) tools-abi ## programs built for earlier releases run on this library
+	prove --failures --comments --exec python3 c_tests/abi/abi.py
+
+release-abi: tools-abi ## for a release: its header and its ABI, which check-abi compares with from then on
+	cp $(HEADER) abi/io_engine-$(VERSION).h
+	python3 c_tests/abi/surface.py $(HEADER) $(MAP) > abi/io_engine-$(VERSION).abi
 
 FIGURES := python3 bench/figures.py target/bench/figures $(SHARED) bench/figures.txt
 check-perf: target/bench/figures tools-perf ## what an operation costs, counted: nothing may rise
@@ -336,6 +343,9 @@ tools-c:
 
 tools-install: tools-c
 	$(call bring,clang++ cmake pkg-config readelf,stdio.h,clang cmake pkg-config binutils)
+
+tools-abi: tools-c
+	$(call bring,abidw abidiff readelf python3,stdio.h,abigail-tools binutils python3)
 
 tools-perf:
 	$(call bring,$(CC) valgrind objdump python3,valgrind/callgrind.h,gcc binutils valgrind python3)

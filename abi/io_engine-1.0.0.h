@@ -1,0 +1,1106 @@
+/* io_engine: asynchronous disk I/O for Linux. Every accepted event completes exactly once, whole.
+ *
+ * Calls that return int or int64_t answer 0 or a count on success and a negated errno on failure.
+ * None touches errno. An out parameter is written only on success. A call that fails never runs a
+ * callback. NULL and arguments out of range give -EINVAL (from getters: the value stated), never a
+ * crash. Files are regular files and block devices.
+ *
+ * Generated from src/ffi/ by `make header`: do not edit. */
+
+#ifndef IO_ENGINE_H
+#define IO_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+/** The version of this header. */
+#define IOE_VERSION_MAJOR 1
+#define IOE_VERSION_MINOR 0
+#define IOE_VERSION_PATCH 0
+
+/** The result of an event that has not completed. */
+#define IOE_PENDING INT64_MIN
+
+
+/**
+ * The kernel interface behind a context.
+ */
+typedef enum ioe_driver {
+    /**
+     * The first of the following that works here. The environment variable `IOE_DRIVER`
+     * (`auto`, `uring`, `aio` or `pool`) overrides this value, and only this one.
+     */
+    IOE_DRIVER_AUTO = 0,
+    /**
+     * io_uring(7). Needs Linux 5.11, and a seccomp profile and sysctl kernel.io_uring_disabled
+     * that allow it.
+     */
+    IOE_DRIVER_URING = 1,
+    /**
+     * Linux AIO, io_submit(2), for transfers of descriptors opened with O_DIRECT, fsync and
+     * fdatasync; the rest goes to a pool of threads, because io_submit would block on it. Needs
+     * Linux 4.19, and room below sysctl fs.aio-max-nr.
+     */
+    IOE_DRIVER_AIO = 2,
+    /**
+     * pread(2), pwrite(2), fsync(2) and their like on a pool of at most 64 threads per reactor,
+     * started when there is work and ended after 5 seconds without. Works wherever plain files
+     * do.
+     */
+    IOE_DRIVER_POOL = 3,
+} ioe_driver;
+
+/**
+ * How much a log message matters; a smaller number matters more.
+ */
+typedef enum ioe_log_level {
+    /**
+     * No messages.
+     */
+    IOE_LOG_OFF = 0,
+    /**
+     * Something failed and somebody has to act.
+     */
+    IOE_LOG_ERROR = 1,
+    /**
+     * Something is not as asked for, and the library goes on.
+     */
+    IOE_LOG_WARN = 2,
+    /**
+     * What was chosen and why.
+     */
+    IOE_LOG_INFO = 3,
+    /**
+     * For whoever works on the library itself.
+     */
+    IOE_LOG_DEBUG = 4,
+} ioe_log_level;
+
+/**
+ * What an event does.
+ */
+typedef enum ioe_action {
+    /**
+     * Nothing yet: never prepared.
+     */
+    IOE_NONE = 0,
+    /**
+     * Reads, plain or vectored.
+     */
+    IOE_READ = 1,
+    /**
+     * Writes, plain or vectored.
+     */
+    IOE_WRITE = 2,
+    /**
+     * fsync(2).
+     */
+    IOE_FSYNC = 3,
+    /**
+     * fdatasync(2).
+     */
+    IOE_FDATASYNC = 4,
+    /**
+     * fallocate(2).
+     */
+    IOE_FALLOCATE = 5,
+} ioe_action;
+
+/**
+ * Bits of `ioe_config.flags`.
+ */
+typedef enum ioe_flag {
+    /**
+     * No driver thread and no callback thread. The first thread that submits or polls owns the
+     * context; any other gets `-EPERM` from everything but info, stats, `ioe_cancel` and, once the
+     * owner has ended, `ioe_context_free` and `ioe_merger_free`. Callbacks run inside `ioe_poll`,
+     * and inside `ioe_drain`, `ioe_submit_wait` and `ioe_context_free`, which poll by themselves.
+     */
+    IOE_POLLED = 1,
+    /**
+     * A kernel thread takes submissions (IORING_SETUP_SQPOLL of io_uring_setup(2)): fewer system
+     * calls, for a processor that it keeps busy; one for each of several `reactors`. For
+     * `IOE_DRIVER_URING`; left out where `IOE_DRIVER_AUTO` takes another driver.
+     */
+    IOE_SQPOLL = 2,
+    /**
+     * Completions are looked for, not announced (IORING_SETUP_IOPOLL). Needs `IOE_POLLED`, and a
+     * device with poll queues: an O_DIRECT transfer of another is refused in the callback, with
+     * `-EOPNOTSUPP`. Everything but O_DIRECT transfers goes to the pool. Drivers as above.
+     */
+    IOE_IOPOLL = 4,
+    /**
+     * Each fsync and fdatasync is a system call of its own. Without it, those of one descriptor that
+     * wait while one runs are joined into the next: one call, whose result, also an error, is told
+     * to each. None joins one that had started before it was accepted; an fsync among them makes it
+     * an fsync. A sync that fails is also the answer to all that wait behind it: the kernel tells
+     * an error once, and would say yes to them.
+     */
+    IOE_NO_SYNC_GROUP = 8,
+} ioe_flag;
+
+/**
+ * What an event asks beside its action: bits of `ioe_event_set_flags`. But for `IOE_BARRIER` they are
+ * the RWF_ flags of preadv2(2), with their values, and the kernel's to judge: what the kernel, the
+ * file or the driver lacks arrives in the callback as `-EOPNOTSUPP`. Events are merged only with
+ * events of the same flags and priority.
+ */
+typedef enum ioe_event_flag {
+    /**
+     * RWF_HIPRI: the completion is polled for. For O_DIRECT transfers of a context with
+     * `IOE_IOPOLL`; `-EOPNOTSUPP` for all others, where the kernel would leave it out silently.
+     * Never merged.
+     */
+    IOE_HIPRI = 1,
+    /**
+     * RWF_DSYNC (Linux 4.7), for writes: durable when it completes, as with O_DSYNC of open(2).
+     */
+    IOE_DSYNC = 2,
+    /**
+     * RWF_NOWAIT (Linux 4.14): `-EAGAIN` where the transfer would wait, for the disk or for a lock.
+     * That is its answer, never tried again; what got through before it, `ioe_event_transferred`
+     * tells. Never merged.
+     */
+    IOE_NOWAIT = 8,
+    /**
+     * RWF_APPEND (Linux 4.16), for writes: goes to the end of the file, wherever that is when the
+     * kernel does it, and the offset does not matter. Never merged.
+     */
+    IOE_APPEND = 16,
+    /**
+     * RWF_ATOMIC (Linux 6.11), for writes: all of it reaches the disk, or nothing, also when power
+     * fails. Length and alignment that the file allows: STATX_WRITE_ATOMIC of statx(2); `-EINVAL`
+     * in the callback for others. Never split, merged or continued.
+     */
+    IOE_ATOMIC = 64,
+    /**
+     * RWF_DONTCACHE (Linux 6.14): what passes through the page cache does not stay there.
+     */
+    IOE_DONTCACHE = 128,
+    /**
+     * For fsync and fdatasync: it starts only when every write of the same descriptor is done that
+     * was accepted before it and whose callback had not started then: in a queue, in the kernel,
+     * gathered in a merger (which a barrier flushes), or in `ioe_submit_wait` on another thread;
+     * with all its continuations. Where one of them failed, or was cancelled, the barrier completes
+     * with that error and syncs nothing. Later writes, and other descriptors, go on meanwhile. The
+     * order is that of the submit calls: what had returned before this one began was accepted
+     * before.
+     */
+    IOE_BARRIER = 1073741824,
+} ioe_event_flag;
+
+/**
+ * An engine for one stream of events. Used from any thread; with `IOE_POLLED`, from its owner's.
+ */
+typedef struct ioe_context ioe_context;
+
+/**
+ * One I/O request, and its result. An event is yours, except between a successful submit and the
+ * start of its callback. In the callback it is yours again: read it, free it, keep it, or
+ * prepare and submit it again. In between its buffers live, its descriptor stays open, and only
+ * its getters may be called, from any thread.
+ */
+typedef struct ioe_event ioe_event;
+
+/**
+ * Gathers neighbouring events of one file, to be handed over as one operation. One thread uses it
+ * at a time.
+ */
+typedef struct ioe_merger ioe_merger;
+
+/**
+ * Callback threads that several contexts share.
+ */
+typedef struct ioe_workers ioe_workers;
+
+/**
+ * Receives a message of at most the level asked for. `message` lives for the call. Called on
+ * whichever thread has something to say, also on several at once; it may call the library, but
+ * must not wait for a context.
+ */
+typedef void (*ioe_log_fn)(int level, const char *message, void *arg);
+
+/**
+ * How to make a context. Filled by `ioe_config_init`, then changed field by field.
+ */
+typedef struct ioe_config {
+    /**
+     * sizeof(ioe_config), set by `ioe_config_init`: lets the struct grow. A smaller one is an
+     * older caller's: fields that it lacks have their defaults. A larger one is a newer
+     * caller's: the bytes that the library does not know must be 0.
+     */
+    size_t size;
+    /**
+     * One of `ioe_driver`. Default `IOE_DRIVER_AUTO`.
+     */
+    int32_t driver;
+    /**
+     * Operations in the kernel at once, of each reactor: 1 to 32768. Where the machine's limits do not allow it,
+     * half of it is tried, and half of that, down to 16; `ioe_info` says what runs. Default 128.
+     */
+    uint32_t depth;
+    /**
+     * Accepted events whose callback has not started, of each reactor: 1 to 1048576. Beyond it
+     * `ioe_submit` waits. Events submitted inside callbacks are never refused, and take no room from those
+     * outside. Default 1024.
+     */
+    uint32_t queue_size;
+    /**
+     * Callback threads: 0 to 256. With 0, callbacks run on the driver thread. Ignored with
+     * `IOE_POLLED` and with `shared`. Default 1.
+     */
+    uint32_t workers;
+    /**
+     * Bytes that one merged operation may span; 0: no merging. More than 1 GiB counts as 1 GiB.
+     * Events that wait together are joined: reads or writes of one descriptor, adjacent in the
+     * file, up to this many bytes and 1024 segments of memory (IOV_MAX). Nothing waits for it. See
+     * `ioe_merger_new` for what becomes of their results. Default 0.
+     */
+    uint32_t merge_limit;
+    /**
+     * Bits of `ioe_flag`. Default 0.
+     */
+    uint32_t flags;
+    /**
+     * Callback threads of `ioe_workers_new`, to be used instead of own ones. They must outlive
+     * the context. Not with `IOE_POLLED`. Default NULL.
+     */
+    struct ioe_workers *shared;
+    /**
+     * Milliseconds. An operation that the kernel has for longer is reported, once, to the log
+     * callback (`ioe_set_log`, level 2): action, descriptor, file name, offset, length, age. With
+     * `IOE_POLLED` that is inside `ioe_poll`, and for what `ioe_submit_wait` does on the calling
+     * thread, when that returns. 0: never. Default 0.
+     */
+    uint32_t stall_ms;
+    /**
+     * Reactors: 1 to 64, with `IOE_POLLED` 1; 0 counts as 1. Each has its own ring or what the
+     * driver has instead, its own driver thread, `depth` and `queue_size`; callback threads serve
+     * all. Reads go to any: a thread submits its reads to one of them, the process's threads take
+     * turns in the choice, and a driver thread is its own. Writes, syncs and fallocates go by their
+     * descriptor, those of one to one, so that barriers and joined syncs mean what they mean with
+     * one reactor. Each pins memory of its own: where a limit allows fewer, there are fewer, and
+     * `ioe_info` says how many and why. Default 1.
+     */
+    uint32_t reactors;
+} ioe_config;
+
+/**
+ * What runs, and why what was passed over was.
+ */
+typedef struct ioe_info {
+    /**
+     * Bytes filled by the library.
+     */
+    size_t size;
+    /**
+     * The driver in use, one of `ioe_driver`, never `IOE_DRIVER_AUTO`. It becomes
+     * `IOE_DRIVER_POOL` where the kernel forbids another one while it runs.
+     */
+    int32_t driver;
+    /**
+     * Operations in the kernel at once, of each reactor, in force: lower than asked for where a
+     * limit was in the way.
+     */
+    uint32_t depth;
+    /**
+     * Accepted events whose callback has not started, of each reactor, in force.
+     */
+    uint32_t queue_size;
+    /**
+     * Callback threads; 0 with `IOE_POLLED`.
+     */
+    uint32_t workers;
+    /**
+     * Bytes that one merged operation may span, in force.
+     */
+    uint32_t merge_limit;
+    /**
+     * Bits of `ioe_flag` in force.
+     */
+    uint32_t flags;
+    /**
+     * Why io_uring was passed over or given up, a positive errno; 0 where not tried or fine.
+     */
+    int32_t uring_errno;
+    /**
+     * Why Linux AIO was passed over or given up, a positive errno; 0 where not tried or fine.
+     */
+    int32_t aio_errno;
+    /**
+     * One sentence that a person can act on: why other drivers were passed over, the depth is
+     * lower than asked for, or there are fewer reactors; "" where there is none. Lives as long as
+     * the context.
+     */
+    const char *reason;
+    /**
+     * Reactors in force: fewer than asked for where a limit was in the way.
+     */
+    uint32_t reactors;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} ioe_info;
+
+/**
+ * Counters since the context was made, of all its reactors together. Each is read by itself: they
+ * may be an instant apart.
+ */
+typedef struct ioe_stats {
+    /**
+     * Bytes filled by the library.
+     */
+    size_t size;
+    /**
+     * Events accepted.
+     */
+    uint64_t accepted;
+    /**
+     * Events whose callback has started.
+     */
+    uint64_t completed;
+    /**
+     * Events with an errno as their result.
+     */
+    uint64_t failed;
+    /**
+     * Bytes moved from files to memory.
+     */
+    uint64_t bytes_read;
+    /**
+     * Bytes moved from memory to files.
+     */
+    uint64_t bytes_written;
+    /**
+     * Operations handed to the kernel.
+     */
+    uint64_t operations;
+    /**
+     * System calls made for them, wake-ups included.
+     */
+    uint64_t system_calls;
+    /**
+     * Events that travelled in another's operation: one less than there were in it, also where
+     * they were asked for again, one by one.
+     */
+    uint64_t merged;
+    /**
+     * Operations issued for the rest of a short one.
+     */
+    uint64_t continued;
+    /**
+     * fsyncs and fdatasyncs answered by another's: one less than there were in a group.
+     */
+    uint64_t syncs_joined;
+    /**
+     * Events accepted whose callback has not started.
+     */
+    uint64_t in_flight;
+} ioe_stats;
+
+/**
+ * Called exactly once for every accepted event, on a callback thread, on the driver thread
+ * (`workers` 0) or inside the owner's poll (`IOE_POLLED`). `arg` is that of
+ * `ioe_event_set_callback`. The event is yours again. The function must not throw, `longjmp`, or
+ * end its thread; a child that it forks must not return from it, but call _exit(2) or exec(3).
+ */
+typedef void (*ioe_callback)(struct ioe_event *event, void *arg);
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The version of the library that runs, as "MAJOR.MINOR.PATCH". The macros `IOE_VERSION_MAJOR`,
+ * `IOE_VERSION_MINOR` and `IOE_VERSION_PATCH` are those of the header. Static; any thread.
+ */
+const char *ioe_version(void);
+
+/**
+ * The name and the meaning of an errno, negated or not, such as "EIO: Input/output error";
+ * "success" for 0, "unknown error" for what is no errno. Never NULL; static; any thread.
+ */
+const char *ioe_strerror(int err);
+
+/**
+ * Whether a driver works on this machine now, found out by real I/O on a file in memory each time
+ * it is called; contexts probe a driver once per process. `IOE_DRIVER_AUTO`: whether any works.
+ * Any thread.
+ *
+ * Returns 0 where it works, else:
+ * - `-EPERM`: forbidden by seccomp or by sysctl kernel.io_uring_disabled.
+ * - `-ENOSYS`: not in this kernel, or hidden by seccomp.
+ * - `-EAGAIN`, `-ENOMEM`, `-EMFILE`, `-ENFILE`: a limit is used up at the moment.
+ * - `-EINVAL`: no such driver, or `IOE_DRIVER` in the environment names none.
+ */
+int ioe_probe(int driver);
+
+/**
+ * "auto", "uring", "aio" or "pool"; "unknown" for other numbers. Never NULL; static; any thread.
+ */
+const char *ioe_driver_name(int driver);
+
+/**
+ * Sets the one function of the process that receives messages up to `max_level`; NULL turns
+ * them off, as they are at the start. `arg` is handed to each call. A call that has already
+ * begun on another thread may end after this returns. Any thread.
+ */
+void ioe_set_log(ioe_log_fn fn, void *arg, int max_level);
+
+/**
+ * Fills `cfg` with the defaults, sets its `size`, and zeroes what the library does not know.
+ * Give `sizeof(ioe_config)`. Any thread.
+ *
+ * Returns 0, or:
+ * - `-EINVAL`: `cfg` is NULL, or `size` is below 8 or no multiple of 8.
+ * - `-E2BIG`: `size` is above 4096.
+ *
+ * Requires:
+ * `cfg` is NULL or has `size` writable bytes.
+ */
+int ioe_config_init(struct ioe_config *cfg, size_t size);
+
+/**
+ * Makes a context and starts its threads. `cfg` NULL means all defaults; it is read during the
+ * call only. `*out` is set on success. Freed with `ioe_context_free`. Any thread.
+ *
+ * A driver that is named, in `cfg` or by `IOE_DRIVER`, is used or the call fails; with
+ * `IOE_DRIVER_AUTO` the first that works is used. What exactly was refused, and what to do about
+ * it, goes to the log callback.
+ *
+ * Returns 0, or:
+ * - `-EINVAL`: `out` is NULL; `size` is below 8 or no multiple of 8; a field is out of its range;
+ *   an unknown bit in `flags`; `IOE_IOPOLL` without `IOE_POLLED`; `IOE_POLLED` with `shared`, or
+ *   with more than one of `reactors`; `IOE_SQPOLL` or `IOE_IOPOLL` with `IOE_DRIVER_AIO` or
+ *   `IOE_DRIVER_POOL`; `IOE_DRIVER` in the environment names no driver; or the kernel lacks what
+ *   `flags` ask for.
+ * - `-E2BIG`: `size` is larger than the library's and bytes beyond it are not 0, or above 4096.
+ * - `-EPERM`: the named driver is forbidden by seccomp, or by sysctl kernel.io_uring_disabled.
+ * - `-ENOSYS`: the named driver is not in this kernel, or hidden by seccomp.
+ * - `-ENOMEM`: the kernel has no memory for the named driver, not even at depth 16:
+ *   RLIMIT_MEMLOCK, or the cgroup's memory.max.
+ * - `-EMFILE`, `-ENFILE`: no descriptor: RLIMIT_NOFILE, sysctl fs.file-max.
+ * - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max; or `IOE_DRIVER_AIO` does not
+ *   fit below sysctl fs.aio-max-nr, not even at depth 16.
+ * - `-EOWNERDEAD`: `shared` was made before a fork(2), by the parent.
+ *
+ * Requires:
+ * `cfg` is NULL or has as many readable bytes as its `size` says; `out` is NULL or writable.
+ */
+int ioe_context_new(const struct ioe_config *cfg, struct ioe_context **out);
+
+/**
+ * Tells what runs. Any thread.
+ *
+ * Returns 0, or:
+ * - `-EINVAL`: a pointer is NULL, or `size` is below 8 or no multiple of 8.
+ * - `-E2BIG`: `size` is above 4096.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `ctx` is NULL or a context; `out` is NULL or has `size` writable bytes.
+ */
+int ioe_context_info(const struct ioe_context *ctx, struct ioe_info *out, size_t size);
+
+/**
+ * Reads the counters, cheaply enough for once a second and more. Any thread.
+ *
+ * Returns 0, or:
+ * - `-EINVAL`: a pointer is NULL, or `size` is below 8 or no multiple of 8.
+ * - `-E2BIG`: `size` is above 4096.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `ctx` is NULL or a context; `out` is NULL or has `size` writable bytes.
+ */
+int ioe_context_stats(const struct ioe_context *ctx, struct ioe_stats *out, size_t size);
+
+/**
+ * Returns when the callback of every event accepted before the call has returned; later ones do
+ * not hold it back. What mergers of the context gathered is handed over. `timeout_ms` in
+ * milliseconds; -1 waits for ever, 0 only looks. Any thread; with `IOE_POLLED` the owner's, and
+ * callbacks run in here.
+ *
+ * Returns 0, or:
+ * - `-ETIMEDOUT`: the time was up first.
+ * - `-EDEADLK`: called inside a callback of this context, or on callback threads it shares.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-EINVAL`: `ctx` is NULL, or `timeout_ms` is below -1.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `ctx` is NULL or a context.
+ */
+int ioe_drain(struct ioe_context *ctx, int64_t timeout_ms);
+
+/**
+ * Refuses new events with `-ESHUTDOWN`, completes all accepted ones, runs their callbacks, ends
+ * the threads, and frees the context. Callers that are inside a submit get `-ESHUTDOWN` before
+ * the memory goes; calls that begin later are the caller's error. With `IOE_POLLED`: on the
+ * owner's thread, or on any once the owner has ended.
+ *
+ * In a forked child it closes the child's descriptors and frees what memory no other thread can
+ * have been changing at the fork, without a lock, touching nothing of the parent's; events in
+ * flight there stay as they are, and so does the memory of a context that has mergers.
+ *
+ * Returns 0, or, having done nothing:
+ * - `-EDEADLK`: called inside a callback of this context, or on callback threads it shares.
+ * - `-EPERM`: not the owner of a polled context whose owner lives.
+ * - `-EBUSY`: a merger of the context was not freed.
+ * - `-EINVAL`: `ctx` is NULL.
+ *
+ * Requires:
+ * `ctx` is NULL or a context; not used again after 0.
+ */
+int ioe_context_free(struct ioe_context *ctx);
+
+/**
+ * Starts callback threads for several contexts (`ioe_config.shared`): 1 to 256. `*out` is set on
+ * success. Freed with `ioe_workers_free`. Any thread.
+ *
+ * Returns 0, or:
+ * - `-EINVAL`: `out` is NULL, or `threads` is out of range.
+ * - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max.
+ *
+ * Requires:
+ * `out` is NULL or writable.
+ */
+int ioe_workers_new(uint32_t threads, struct ioe_workers **out);
+
+/**
+ * Ends callback threads that no context uses any more. Any thread.
+ *
+ * Returns 0, or, having done nothing:
+ * - `-EBUSY`: a context uses them.
+ * - `-EINVAL`: `workers` is NULL.
+ * - `-EOWNERDEAD`: in a forked child, where the threads do not exist.
+ *
+ * Requires:
+ * `workers` is NULL or came from `ioe_workers_new`; not used again after 0.
+ */
+int ioe_workers_free(struct ioe_workers *workers);
+
+/**
+ * Submits what is queued in a polled context, then waits for at least `min` callbacks (at most
+ * what is in flight), or until `timeout_ms` milliseconds are over (-1: for ever, 0: not at all),
+ * or for a signal. Owner's thread.
+ *
+ * Returns how many callbacks ran, or:
+ * - `-EDEADLK`: called inside a callback of this context.
+ * - `-EPERM`: not the owner.
+ * - `-EINVAL`: `ctx` is NULL or has no `IOE_POLLED`, or `timeout_ms` is below -1.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `ctx` is NULL or a context.
+ */
+int ioe_poll(struct ioe_context *ctx, uint32_t min, int64_t timeout_ms);
+
+/**
+ * An eventfd(2) for epoll, libuv, or a loop of your own: readable when `ioe_poll` has something
+ * to hand out. Do not read it; the context closes it. Call `ioe_poll(ctx, 0, 0)` after
+ * submitting and before sleeping on it. Best asked for before the first submit: with
+ * `IOE_DRIVER_AIO`, operations already in the kernel cannot tell it, and it stays readable until
+ * they are done. Owner's thread, or any before there is an owner.
+ *
+ * Returns the descriptor, or:
+ * - `-EPERM`: not the owner.
+ * - `-EINVAL`: `ctx` is NULL or has no `IOE_POLLED`.
+ * - `-EMFILE`, `-ENFILE`: no descriptor: RLIMIT_NOFILE, sysctl fs.file-max.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `ctx` is NULL or a context.
+ */
+int ioe_context_fd(const struct ioe_context *ctx);
+
+/**
+ * A new event, to be prepared. Released with `ioe_event_free`. Any thread.
+ *
+ * Returns NULL when out of memory.
+ */
+struct ioe_event *ioe_event_new(void);
+
+/**
+ * Releases an event, not its buffers. NULL is fine. Also from its own callback. Any thread.
+ *
+ * Returns 0, or:
+ * - `-EBUSY`: the event is in flight; nothing was freed.
+ *
+ * Requires:
+ * `event` is NULL or came from `ioe_event_new` and was not freed.
+ */
+int ioe_event_free(struct ioe_event *event);
+
+/**
+ * Makes the event a read of `len` bytes at `offset` of `fd` into `buf`, both in bytes. `len` may
+ * exceed 2 GiB. The descriptor is not looked at: a bad one is the kernel's to judge, and arrives
+ * in the callback as `-EBADF`. What the event was before is forgotten, but not its callback.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` or `buf` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+ *
+ * Requires:
+ * `event` is NULL or an event; `buf` has `len` writable bytes until the event completes.
+ */
+int ioe_prep_read(struct ioe_event *event, int fd, void *buf, size_t len, uint64_t offset);
+
+/**
+ * Makes the event a write of `len` bytes from `buf` to `fd` at `offset`. As `ioe_prep_read`.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` or `buf` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+ *
+ * Requires:
+ * `event` is NULL or an event; `buf` has `len` readable bytes until the event completes.
+ */
+int ioe_prep_write(struct ioe_event *event, int fd, const void *buf, size_t len, uint64_t offset);
+
+/**
+ * Makes the event a read at `offset` into the `iovcnt` segments of `iov`, one after the other.
+ * The array is copied and may go; the segments' memory may not. Otherwise as `ioe_prep_read`.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` or `iov` is NULL, `iovcnt` is below 1 or above IOV_MAX (1024), a segment
+ *   with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+ * - `-ENOMEM`: no memory for the copy of the array.
+ *
+ * Requires:
+ * `event` is NULL or an event; `iov` has `iovcnt` segments, writable until the event completes.
+ */
+int ioe_prep_readv(struct ioe_event *event,
+                   int fd,
+                   const struct iovec *iov,
+                   int iovcnt,
+                   uint64_t offset);
+
+/**
+ * Makes the event a write at `offset` from the `iovcnt` segments of `iov`. As `ioe_prep_readv`.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` or `iov` is NULL, `iovcnt` is below 1 or above IOV_MAX (1024), a segment
+ *   with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+ * - `-ENOMEM`: no memory for the copy of the array.
+ *
+ * Requires:
+ * `event` is NULL or an event; `iov` has `iovcnt` segments, readable until the event completes.
+ */
+int ioe_prep_writev(struct ioe_event *event,
+                    int fd,
+                    const struct iovec *iov,
+                    int iovcnt,
+                    uint64_t offset);
+
+/**
+ * Makes the event an fsync(2): data and metadata of writes that completed before it was
+ * submitted are durable when it completes with 0. A failed one is never retried by the library:
+ * the kernel reports an error of the file once.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_prep_fsync(struct ioe_event *event, int fd);
+
+/**
+ * Makes the event an fdatasync(2): as `ioe_prep_fsync`, without metadata that reading the data
+ * back does not need.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_prep_fdatasync(struct ioe_event *event, int fd);
+
+/**
+ * Makes the event a fallocate(2) of `len` bytes at `offset`, with its `mode`. What the file
+ * system makes of mode and length arrives in the callback.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_prep_fallocate(struct ioe_event *event, int fd, int mode, uint64_t offset, uint64_t len);
+
+/**
+ * Sets what is called when the event completes, and what it is given. Survives completion and a
+ * new prep.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` or `cb` is NULL.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_event_set_callback(struct ioe_event *event, ioe_callback cb, void *arg);
+
+/**
+ * The result: bytes transferred since the event was prepared (0 for a sync or fallocate), or a
+ * negated errno; `IOE_PENDING` before completion. A write's is its full length or an errno; a
+ * read's is less than its length only where the file ends. Any thread.
+ *
+ * Returns `-EINVAL` for NULL.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int64_t ioe_event_result(const struct ioe_event *event);
+
+/**
+ * Bytes that got through since the event was prepared, also when its result is an errno, and
+ * while it is in flight. 0 for NULL. Any thread.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+uint64_t ioe_event_transferred(const struct ioe_event *event);
+
+/**
+ * Whether the event has a result. It may be true a little before the callback starts: it grants
+ * no ownership. False for NULL. Any thread.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+bool ioe_event_is_done(const struct ioe_event *event);
+
+/**
+ * The descriptor; -1 where never prepared, or for NULL. Any thread.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_event_fd(const struct ioe_event *event);
+
+/**
+ * What the event does, one of `ioe_action`; `IOE_NONE` where never prepared, or for NULL. Any
+ * thread.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_event_action(const struct ioe_event *event);
+
+/**
+ * The memory of the request, or of the first segment of a vectored one; NULL for a sync or
+ * fallocate, where never prepared, or for NULL. Any thread.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+void *ioe_event_buffer(const struct ioe_event *event);
+
+/**
+ * The length of the whole request in bytes, all segments together; 0 for a sync, where never
+ * prepared, or for NULL. Any thread.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+size_t ioe_event_size(const struct ioe_event *event);
+
+/**
+ * The file offset in bytes at which the whole request begins; 0 for a sync, where never
+ * prepared, or for NULL. Any thread.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+uint64_t ioe_event_offset(const struct ioe_event *event);
+
+/**
+ * The `arg` of `ioe_event_set_callback`; NULL where none was set, or for NULL. Any thread.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+void *ioe_event_arg(const struct ioe_event *event);
+
+/**
+ * Names the event, for `ioe_cancel`, until its next prep or its next completion; never another event.
+ * To be read before the event is submitted: afterwards it may have completed already. 0 for NULL;
+ * no event has that. Any thread.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+uint64_t ioe_event_id(const struct ioe_event *event);
+
+/**
+ * Sets what the event asks beside its action: bits of `ioe_event_flag`, instead of those set before.
+ * After the prep, which clears them; they survive completion. Any thread.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL or was never prepared; an unknown bit; `IOE_BARRIER` for anything but
+ *   fsync and fdatasync, or another bit for anything but reads and writes; `IOE_DSYNC`,
+ *   `IOE_APPEND` or `IOE_ATOMIC` for a read.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_event_set_flags(struct ioe_event *event,
+                        uint32_t flags);
+
+/**
+ * Sets the I/O priority of a read or write: IOPRIO_PRIO_VALUE(class, level) of ioprio_set(2), which
+ * is class << 13 | level, or 0 for that of the thread that does it. The class is 1 (real time; needs
+ * CAP_SYS_ADMIN or CAP_SYS_NICE, else `-EPERM` in the callback), 2 (best effort) or 3 (idle), the
+ * level 0, the highest, to 7. What it does is the block layer's scheduler's matter. After the prep,
+ * which clears it; it survives completion. Any thread.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL, was never prepared, or is no read or write; `ioprio` is none of
+ *   these.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_event_set_priority(struct ioe_event *event,
+                           int ioprio);
+
+/**
+ * Sets how long the event may take, in nanoseconds from its acceptance; 0: as long as it takes. When
+ * that time is up, an event that is still queued completes with `-ETIMEDOUT`, and nothing reaches
+ * the disk. One in the kernel is cancelled where the driver can (see `ioe_cancel`), and in any case
+ * its callback comes only when the kernel is done with its memory: with its own result if it
+ * finished whole, a sync also if it failed, else with `-ETIMEDOUT`. With `IOE_POLLED` limits are
+ * looked at inside `ioe_poll`, which wakes for them. After the prep, which clears it; it survives
+ * completion, and each submission counts anew. Any thread.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL or was never prepared; `ns` is negative.
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_event_set_timeout(struct ioe_event *event,
+                          int64_t ns);
+
+/**
+ * Hands an event to the context. Until its callback starts it is the context's; its callback is
+ * called exactly once. Waits while the queue is full; inside a callback, of whatever context, it
+ * never waits and never fails for room. With `IOE_POLLED` it does not wait either. Order among
+ * events in flight is undefined, but for `IOE_BARRIER`. Any thread; with `IOE_POLLED` the owner's.
+ *
+ * An event that completed short or with an errno may be submitted again without a new prep: it
+ * goes on where it stopped. (A vectored read with O_DIRECT that ended off a block boundary cannot:
+ * the kernel answers `-EINVAL` in the callback. A plain one begins again at the boundary.)
+ *
+ * Returns 0, or, leaving the event yours, as it was:
+ * - `-EINVAL`: a pointer is NULL; the event was never prepared, has no callback, or is whole and
+ *   was not prepared again.
+ * - `-EBUSY`: the event is in flight.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-ESHUTDOWN`: the context is being freed.
+ * - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `ctx` is NULL or a context; `event` is NULL or an event; its memory and descriptor live until
+ * its callback.
+ */
+int ioe_submit(struct ioe_context *ctx, struct ioe_event *event);
+
+/**
+ * As `ioe_submit`, without waiting.
+ *
+ * Returns 0, or, leaving the event yours, as it was:
+ * - `-EAGAIN`: the queue is full.
+ * - `-EINVAL`, `-EBUSY`, `-EPERM`, `-ESHUTDOWN`, `-EOWNERDEAD`: as `ioe_submit`.
+ *
+ * Requires:
+ * As `ioe_submit`.
+ */
+int ioe_try_submit(struct ioe_context *ctx, struct ioe_event *event);
+
+/**
+ * Hands `n` events in, in order, waiting as `ioe_submit` does, up to the first that is refused.
+ * With `merge_limit`, they reach the reactor together, but for those that had to wait for room, and
+ * neighbours among them are joined, whatever their order.
+ *
+ * Returns how many were accepted (at most INT_MAX are looked at); the others are yours, as they
+ * were. Where there are events and none was accepted:
+ * - `-EINVAL`: `ctx` or `events` is NULL; or as `ioe_submit` for the first event.
+ * - `-EBUSY`, `-EPERM`, `-ESHUTDOWN`, `-EAGAIN`, `-EOWNERDEAD`: as `ioe_submit`.
+ *
+ * Requires:
+ * `events` is NULL or has `n` pointers; the rest as `ioe_submit`.
+ */
+int ioe_submit_batch(struct ioe_context *ctx, struct ioe_event *const *events, size_t n);
+
+/**
+ * Runs an event and waits for it. It is done on the calling thread, whole, without the hand-over to
+ * another. A sync that finds another one of its descriptor running waits for its end; then one of
+ * those that wait syncs for all of them (not with `IOE_NO_SYNC_GROUP`, nor inside a callback of
+ * another context). A barrier, and an event with a time limit or a priority, are handed to the driver
+ * thread and waited for, also inside a callback of another context. It needs no callback, and one that
+ * is set is not called; it needs no room in the queue. Any thread; with `IOE_POLLED` the owner's, and
+ * callbacks of events in flight may run in here. With `workers` 0 hold no lock that a callback takes:
+ * the driver thread may be who it waits for.
+ *
+ * Returns the result of the event, as `ioe_event_result` has it afterwards; or, leaving the
+ * event as it was:
+ * - `-EINVAL`: a pointer is NULL; the event was never prepared, or is whole and was not prepared
+ *   again.
+ * - `-EBUSY`: the event is in flight.
+ * - `-EDEADLK`: called inside a callback of this context, or for what is handed over, inside the log
+ *   callback on its driver thread.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-ESHUTDOWN`: the context is being freed.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * As `ioe_submit`.
+ */
+int64_t ioe_submit_wait(struct ioe_context *ctx,
+                        struct ioe_event *event);
+
+/**
+ * Asks for an event back by its `ioe_event_id`. It completes, in its callback, with `-ECANCELED`, or
+ * with its own result if it finished whole first; the other events of a merged operation or of
+ * joined syncs go on. What is still queued never reaches the kernel. What the kernel has is asked
+ * for back where the driver can: io_uring (IORING_OP_ASYNC_CANCEL, mostly for what has not begun),
+ * the pool what no thread has begun, AIO nothing; the callback comes only when the kernel is done
+ * with the memory. A cancelled write may have been written in part, or whole: `ioe_event_transferred`
+ * tells what got through for certain. What mergers gathered is flushed. Any thread, also with
+ * `IOE_POLLED`, where the owner's next `ioe_poll` acts on it and one that it sleeps in wakes.
+ *
+ * Returns 0 where the event was found in flight in this context, or:
+ * - `-ENOENT`: no event of this id is in flight in it: its callback has started, it was never
+ *   submitted, or it is in another context.
+ * - `-EINVAL`: `ctx` is NULL.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `ctx` is NULL or a context.
+ */
+int ioe_cancel(struct ioe_context *ctx,
+               uint64_t id);
+
+/**
+ * Makes a merger for events of one descriptor and one action, `IOE_READ` or `IOE_WRITE`, that joins
+ * up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It needs no
+ * `merge_limit` in the context; where there is one, what a merger hands over may be joined further
+ * up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any
+ * thread; with `IOE_POLLED` the owner's, as all calls of a merger.
+ *
+ * An operation of several events works on their own memory: nothing is copied. Each event has its
+ * own callback with its own result, as if it had travelled alone: a short transfer is continued
+ * for the rest; where the file ends, the events before it are whole, the one across it is short,
+ * and those behind it have 0. After an error, reads that are not whole go on one by one, and writes
+ * as well, once, after `EIO`, `ENOSPC`, `EDQUOT`, `EFBIG` and `EINVAL`; but with any other errno,
+ * and on a descriptor with O_SYNC or O_DSYNC, whose first error is the only one that the kernel
+ * reports, every event of a write that is not whole has the error. Kept apart are events that
+ * overlap, writes with O_APPEND, and, with O_DIRECT, events that are not aligned.
+ *
+ * Returns 0, or:
+ * - `-EINVAL`: `ctx` or `out` is NULL, `action` is another one, or `limit` is 0.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-ESHUTDOWN`: the context is being freed.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `ctx` is NULL or a context; `out` is NULL or writable.
+ */
+int ioe_merger_new(struct ioe_context *ctx,
+                   int fd,
+                   int action,
+                   size_t limit,
+                   struct ioe_merger **out);
+
+/**
+ * Hands an event in, as `ioe_submit` does, and gathers it with its neighbours. One that is not
+ * adjacent to what was gathered, at either end, or would exceed the limit, flushes that first;
+ * reaching the limit flushes at once. Everything gathered in a context is also flushed by
+ * `ioe_drain`, by `ioe_poll` with a `min` above 0, by a barrier (`IOE_BARRIER`), by `ioe_cancel`, and
+ * by whoever finds the queue full of nothing but gathered events (with several `reactors`, what those
+ * of that queue gathered); an event with a time limit goes at once, with what was gathered. Without any
+ * of these, an event stays gathered, and its callback does not come, until `ioe_merger_flush`.
+ *
+ * Returns 0, or, leaving the event yours, as it was:
+ * - `-EINVAL`: a pointer is NULL; the event has another descriptor or action than the merger, was
+ *   never prepared, has no callback, or is whole and was not prepared again.
+ * - `-EBUSY`: the event is in flight.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `merger` is NULL or a merger; `event` as in `ioe_submit`.
+ */
+int ioe_merger_add(struct ioe_merger *merger,
+                   struct ioe_event *event);
+
+/**
+ * Hands over what was gathered.
+ *
+ * Returns 0, also where that is nothing, or:
+ * - `-EINVAL`: `merger` is NULL.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `merger` is NULL or a merger.
+ */
+int ioe_merger_flush(struct ioe_merger *merger);
+
+/**
+ * Hands over what was gathered, and frees the merger. With `IOE_POLLED`: on the owner's thread, or
+ * on any once the owner has ended.
+ *
+ * Returns 0, or, having done nothing:
+ * - `-EINVAL`: `merger` is NULL.
+ * - `-EPERM`: not the owner of a polled context whose owner lives.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * Requires:
+ * `merger` is NULL or a merger; not used again after 0.
+ */
+int ioe_merger_free(struct ioe_merger *merger);
+
+/**
+ * Memory that direct I/O (O_DIRECT of open(2)) can use: `len` zeroed bytes, aligned to `align`,
+ * a power of two, and to the page in any case; 0 for `align` means the page. Kept out of forked
+ * children. Release it with `ioe_buffer_free`. Any thread.
+ *
+ * Each buffer is a mapping of its own and takes one page more than it holds: make few large ones
+ * and divide them (sysctl vm.max_map_count bounds their number).
+ *
+ * Returns NULL where `len` is 0, `align` is no power of two, or memory is short.
+ */
+void *ioe_buffer_alloc(size_t len, size_t align);
+
+/**
+ * Releases a buffer of `ioe_buffer_alloc`, once, when no event in flight uses it. NULL is fine.
+ * In a forked child it does nothing. Any thread.
+ *
+ * Requires:
+ * `buf` is NULL or came from `ioe_buffer_alloc` and was not released.
+ */
+void ioe_buffer_free(void *buf);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* IO_ENGINE_H */
