@@ -48,8 +48,8 @@ BLOCKED_PROGRAMS := target/faults/deny target/faults/which $(EXAMPLES)
 SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '*.rs')
 
 .PHONY: all lib examples run check check-rust check-headers check-c check-asan check-blocked \
-        check-blocked-quick check-install check-abi release-abi check-faults check-crash check-perf figures lint bench bench-full sim header \
-        install uninstall clean help tools-c tools-bench tools-faults tools-crash tools-perf tools-install tools-abi \
+        check-blocked-quick check-install check-abi release-abi deb check-faults check-crash check-perf figures lint bench bench-full sim header \
+        install uninstall clean help tools-c tools-bench tools-faults tools-crash tools-perf tools-install tools-abi tools-deb \
         check-c-reactors FORCE \
         $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
 all: lib examples ## the library, its header, the examples
@@ -317,6 +317,15 @@ uninstall: ## remove what install brought: with the same PREFIX= DESTDIR= LIBDIR
 	  [ ! -d $$dir ] || rmdir $$parents --ignore-fail-on-non-empty $$dir; \
 	done
 
+DEB := target/deb/io-engine-$(VERSION)
+deb: tools-deb ## Debian packages of the library and of the development files, in target/deb
+	@[ "$$(dpkg-parsechangelog -l packaging/debian/changelog -S Version)" = "$(VERSION)-1" ] || \
+	  { echo "packaging/debian/changelog is of another version than $(VERSION)-1" >&2; exit 1; }
+	@rm -rf target/deb && mkdir -p $(DEB)
+	@cp -r packaging/debian $(DEB)
+	cd $(DEB) && SOURCE=$(CURDIR) dpkg-buildpackage --build=binary --no-sign --no-check-builddeps
+	lintian --fail-on error target/deb/*.changes
+
 clean: ## remove everything that was made
 	$(CARGO) clean
 
@@ -343,6 +352,9 @@ tools-c:
 
 tools-install: tools-c
 	$(call bring,clang++ cmake pkg-config readelf,stdio.h,clang cmake pkg-config binutils)
+
+tools-deb:
+	$(call bring,dpkg-buildpackage dh lintian,stdio.h,dpkg-dev debhelper lintian)
 
 tools-abi: tools-c
 	$(call bring,abidw abidiff readelf python3,stdio.h,abigail-tools binutils python3)
