@@ -64,7 +64,8 @@ MAP   := abi/io_engine.map
 CALLS := $(shell sed -n 's/^ *\(ioe_[a-z0-9_]*\);$$/\1/p' $(MAP))
 
 # One crate type: beside an rlib, link-time optimisation would silently be off. Of what is in the
-# archive, the calls and what they need are kept, and nothing but the calls can be seen from outside.
+# archive, the calls and what they need are kept, and nothing but the calls can be seen from outside; nor is
+# a group left that another Rust archive has by the same name.
 $(BUILD)/io_engine.o: $(SOURCES) $(MAP)
 	$(call need,$(CARGO),cargo ($(RUST)))
 	$(call need,$(CC),gcc)
@@ -72,7 +73,7 @@ $(BUILD)/io_engine.o: $(SOURCES) $(MAP)
 	$(CARGO) rustc --locked --release --lib --crate-type staticlib --target-dir target
 	@mkdir -p $(@D)
 	@echo "$@: the calls of $(MAP), and what they need"
-	@$(CC) -r -nostdlib -o $@.all $(CALLS:%=-Wl,-u,%) target/release/libio_engine.a
+	@$(CC) -r -nostdlib -Wl,--force-group-allocation -o $@.all $(CALLS:%=-Wl,-u,%) target/release/libio_engine.a
 	@$(OBJCOPY) $(CALLS:%=--keep-global-symbol=%) $@.all $@
 	@rm $@.all
 

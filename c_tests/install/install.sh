@@ -97,6 +97,13 @@ is_fully_static() {
     ! readelf -lW "$1" | grep INTERP && ! readelf -d "$1" | grep NEEDED
 }
 
+# beside FIRST SECOND: the archive and another, in this order.
+beside() {
+    "${RUSTC:-rustc}" -O --crate-type staticlib -o "$work/libbeside.a" "$source/c_tests/install/beside.rs" &&
+        "$CC" -o "$work/beside" "$source/c_tests/install/beside.c" $(pkg-config --cflags io_engine) "$1" "$2" \
+            -lpthread -ldl -lm && [ "$("$work/beside")" = "0, 0, 1" ]
+}
+
 configure() { # DIRECTORY WANTED
     cmake -S "$work/user" -B "$work/$1" -DCMAKE_PREFIX_PATH="$prefix" -DWANTED="$2"
 }
@@ -128,6 +135,8 @@ static=--static
 check "C, fully static" compiled_and_works by_static user.c "$CC" -static $strict
 check "fully static is what it is" is_fully_static "$work/user/by_static"
 check "C++, fully static" compiled_and_works by_cxx_static user.cc "$CXX" -static -std=c++17 $strict
+check "beside another Rust archive" beside "$libdir/libio_engine.a" "$work/libbeside.a"
+check "behind another Rust archive" beside "$work/libbeside.a" "$libdir/libio_engine.a"
 unset LD_LIBRARY_PATH
 
 check "CMake finds it" configure by_cmake "$major"
