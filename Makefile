@@ -81,9 +81,10 @@ $(STATIC): $(BUILD)/io_engine.o
 	@rm -f $@
 	$(AR) crs $@ $<
 
+# Who loaded it as a plugin may close it before its last thread has ended: it stays.
 $(SHARED): $(BUILD)/io_engine.o
 	$(CC) -shared -o $(BUILD)/libio_engine.so.$(VERSION) $(LDFLAGS) -Wl,-soname,$(SONAME) \
-	  -Wl,--version-script=$(MAP) -Wl,--gc-sections -Wl,-z,defs,-z,relro,-z,now $<
+	  -Wl,--version-script=$(MAP) -Wl,--gc-sections -Wl,-z,defs,-z,relro,-z,now,-z,nodelete $<
 	@ln -sf libio_engine.so.$(VERSION) $(BUILD)/$(SONAME)
 	@ln -sf $(SONAME) $@
 

@@ -137,6 +137,8 @@ check "fully static is what it is" is_fully_static "$work/user/by_static"
 check "C++, fully static" compiled_and_works by_cxx_static user.cc "$CXX" -static -std=c++17 $strict
 check "beside another Rust archive" beside "$libdir/libio_engine.a" "$work/libbeside.a"
 check "behind another Rust archive" beside "$work/libbeside.a" "$libdir/libio_engine.a"
+check "a plugin: compiled" "$CC" $strict -o "$work/plugin" "$source/c_tests/install/plugin.c" -ldl -lpthread
+check "a plugin: what was closed stays while it may have threads" "$work/plugin"
 unset LD_LIBRARY_PATH
 
 check "CMake finds it" configure by_cmake "$major"
