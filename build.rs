@@ -3,15 +3,6 @@
 use std::env::var;
 use std::path::PathBuf;
 
-const PREFACE: &str = "/* io_engine: asynchronous disk I/O for Linux. Every accepted event completes exactly once, whole.
- *
- * Calls that return int or int64_t answer 0 or a count on success and a negated errno on failure.
- * None touches errno. An out parameter is written only on success. A call that fails never runs a
- * callback. NULL and arguments out of range give -EINVAL (from getters: the value stated), never a
- * crash. Files are regular files and block devices.
- *
- * Generated from src/ffi/ by `make header`: do not edit. */";
-
 const CONSTANTS: &str = "
 /** The version of this header. */
 #define IOE_VERSION_MAJOR {major}
@@ -30,7 +21,12 @@ fn main() {
 
     let root = var("CARGO_MANIFEST_DIR").expect("set by cargo");
     let mut config = cbindgen::Config::from_root_or_default(&root);
-    config.header = Some(PREFACE.into());
+    let overview = PathBuf::from(&root).join("src/ffi/overview.txt");
+    let overview = std::fs::read_to_string(overview).expect("src/ffi/overview.txt");
+    let overview = overview.trim_end().replace('\n', "\n * ").replace(" \n", "\n");
+    config.header = Some(format!("/* {overview}\n */"));
+    let warning = "/* Generated from src/ffi/ by `make header`: do not edit. */";
+    config.autogen_warning = Some(warning.into());
     let includes = ["stdbool.h", "stddef.h", "stdint.h", "sys/uio.h"];
     config.sys_includes = includes.map(String::from).into();
     let constants = CONSTANTS.replace("{major}", &major).replace("{minor}", &minor);

@@ -62,8 +62,9 @@ pub struct ioe_config {
     pub size: usize,
     /// One of `ioe_driver`. Default `IOE_DRIVER_AUTO`.
     pub driver: i32,
-    /// Operations in the kernel at once, of each reactor: 1 to 32768. Where the machine's limits do not allow it,
-    /// half of it is tried, and half of that, down to 16; `ioe_info` says what runs. Default 128.
+    /// Operations in the kernel at once, of each reactor: 1 to 32768. Where the machine's limits do not
+    /// allow it, half of it is tried, and half of that, down to 16; `ioe_info` says what runs. Default
+    /// 128.
     pub depth: u32,
     /// Accepted events whose callback has not started, of each reactor: 1 to 1048576. Beyond it
     /// `ioe_submit` waits. Events submitted inside callbacks are never refused, and take no room from those
@@ -83,7 +84,7 @@ pub struct ioe_config {
     /// the context. Not with `IOE_POLLED`. Default NULL.
     pub shared: *mut ioe_workers,
     /// Milliseconds. An operation that the kernel has for longer is reported, once, to the log
-    /// callback (`ioe_set_log`, level 2): action, descriptor, file name, offset, length, age. With
+    /// callback (`ioe_set_log`, `IOE_LOG_WARN`): action, descriptor, file name, offset, length, age. With
     /// `IOE_POLLED` that is inside `ioe_poll`, and for what `ioe_submit_wait` does on the calling
     /// thread, when that returns. 0: never. Default 0.
     pub stall_ms: u32,
@@ -225,12 +226,20 @@ pub(super) fn timeout(timeout_ms: i64) -> Result<Deadline, i32> {
     }
 }
 
-/// Fills `cfg` with the defaults, sets its `size`, and zeroes what the library does not know.
-/// Give `sizeof(ioe_config)`. Any thread.
+/// Fills a config with the defaults. `size` is sizeof(ioe_config): it is kept in the struct, and what of
+/// it the library does not know is zeroed. Any thread.
 ///
 /// Returns 0, or:
 /// - `-EINVAL`: `cfg` is NULL, or `size` is below 8 or no multiple of 8.
 /// - `-E2BIG`: `size` is above 4096.
+///
+/// ```c
+/// ioe_config config;
+/// ioe_config_init(&config, sizeof config);
+/// config.depth = 64;
+/// config.merge_limit = 128 * 1024;
+/// err = ioe_context_new(&config, &ctx);
+/// ```
 ///
 /// # Safety
 /// `cfg` is NULL or has `size` writable bytes.
@@ -250,7 +259,7 @@ pub unsafe extern "C" fn ioe_config_init(cfg: *mut ioe_config, size: usize) -> c
 ///
 /// A driver that is named, in `cfg` or by `IOE_DRIVER`, is used or the call fails; with
 /// `IOE_DRIVER_AUTO` the first that works is used. What exactly was refused, and what to do about
-/// it, goes to the log callback.
+/// it, goes to the log callback (`ioe_set_log`).
 ///
 /// Returns 0, or:
 /// - `-EINVAL`: `out` is NULL; `size` is below 8 or no multiple of 8; a field is out of its range;
@@ -267,6 +276,14 @@ pub unsafe extern "C" fn ioe_config_init(cfg: *mut ioe_config, size: usize) -> c
 /// - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max; or `IOE_DRIVER_AIO` does not
 ///   fit below sysctl fs.aio-max-nr, not even at depth 16.
 /// - `-EOWNERDEAD`: `shared` was made before a fork(2), by the parent.
+///
+/// ```c
+/// err = ioe_context_new(NULL, &ctx);
+/// if (err != 0) {
+///     fprintf(stderr, "no context: %s\n", ioe_strerror(err));
+///     return err;
+/// }
+/// ```
 ///
 /// # Safety
 /// `cfg` is NULL or has as many readable bytes as its `size` says; `out` is NULL or writable.
@@ -348,12 +365,19 @@ unsafe fn observe<T: Versioned>(
     unsafe { write_struct(see(&context), out, size) }
 }
 
-/// Tells what runs. Any thread.
+/// Tells what runs: the driver, and what of the config is in force. Any thread.
 ///
 /// Returns 0, or:
 /// - `-EINVAL`: a pointer is NULL, or `size` is below 8 or no multiple of 8.
 /// - `-E2BIG`: `size` is above 4096.
 /// - `-EOWNERDEAD`: in a forked child.
+///
+/// ```c
+/// ioe_info info;
+/// if (ioe_context_info(ctx, &info, sizeof info) == 0)
+///     printf("%s, depth %u. %s\n", ioe_driver_name(info.driver),
+///            info.depth, info.reason);
+/// ```
 ///
 /// # Safety
 /// `ctx` is NULL or a context; `out` is NULL or has `size` writable bytes.
@@ -391,12 +415,19 @@ pub unsafe extern "C" fn ioe_context_info(
     guard(|| done(unsafe { observe(ctx, out, size, info) }))
 }
 
-/// Reads the counters, cheaply enough for once a second and more. Any thread.
+/// Reads the counters of a context. That is cheap enough for once a second and more. Any thread.
 ///
 /// Returns 0, or:
 /// - `-EINVAL`: a pointer is NULL, or `size` is below 8 or no multiple of 8.
 /// - `-E2BIG`: `size` is above 4096.
 /// - `-EOWNERDEAD`: in a forked child.
+///
+/// ```c
+/// ioe_stats stats;
+/// if (ioe_context_stats(ctx, &stats, sizeof stats) == 0)
+///     printf("%" PRIu64 " events, %" PRIu64 " operations\n",
+///            stats.completed, stats.operations);
+/// ```
 ///
 /// # Safety
 /// `ctx` is NULL or a context; `out` is NULL or has `size` writable bytes.
@@ -439,8 +470,8 @@ pub unsafe extern "C" fn ioe_context_stats(
     guard(|| done(unsafe { observe(ctx, out, size, stats) }))
 }
 
-/// Returns when the callback of every event accepted before the call has returned; later ones do
-/// not hold it back. What mergers of the context gathered is handed over. `timeout_ms` in
+/// Waits for the callbacks of all events accepted before. It returns when each of them has returned; later
+/// events do not hold it back. What mergers of the context gathered is handed over. `timeout_ms` is in
 /// milliseconds; -1 waits for ever, 0 only looks. Any thread; with `IOE_POLLED` the owner's, and
 /// callbacks run in here.
 ///
@@ -450,6 +481,11 @@ pub unsafe extern "C" fn ioe_context_stats(
 /// - `-EPERM`: not the owner of a polled context.
 /// - `-EINVAL`: `ctx` is NULL, or `timeout_ms` is below -1.
 /// - `-EOWNERDEAD`: in a forked child.
+///
+/// ```c
+/// while (ioe_drain(ctx, 1000) == -ETIMEDOUT)
+///     fprintf(stderr, "still waiting for the disk\n");
+/// ```
 ///
 /// # Safety
 /// `ctx` is NULL or a context.
@@ -462,10 +498,10 @@ pub unsafe extern "C" fn ioe_drain(ctx: *mut ioe_context, timeout_ms: i64) -> c_
     })
 }
 
-/// Refuses new events with `-ESHUTDOWN`, completes all accepted ones, runs their callbacks, ends
-/// the threads, and frees the context. Callers that are inside a submit get `-ESHUTDOWN` before
-/// the memory goes; calls that begin later are the caller's error. With `IOE_POLLED`: on the
-/// owner's thread, or on any once the owner has ended.
+/// Completes all accepted events, and frees the context. New events are refused with `-ESHUTDOWN`, the
+/// callbacks of the accepted ones run, and the threads end. Callers that are inside a submit get
+/// `-ESHUTDOWN` before the memory goes; calls that begin later are the caller's error. Any thread; with
+/// `IOE_POLLED` the owner's, or any once the owner has ended.
 ///
 /// In a forked child it closes the child's descriptors and frees what memory no other thread can
 /// have been changing at the fork, without a lock, touching nothing of the parent's; events in
@@ -476,6 +512,12 @@ pub unsafe extern "C" fn ioe_drain(ctx: *mut ioe_context, timeout_ms: i64) -> c_
 /// - `-EPERM`: not the owner of a polled context whose owner lives.
 /// - `-EBUSY`: a merger of the context was not freed.
 /// - `-EINVAL`: `ctx` is NULL.
+///
+/// ```c
+/// err = ioe_context_free(ctx);
+/// if (err != 0) // it is still there, and works
+///     fprintf(stderr, "not freed: %s\n", ioe_strerror(err));
+/// ```
 ///
 /// # Safety
 /// `ctx` is NULL or a context; not used again after 0.
@@ -502,12 +544,20 @@ pub unsafe extern "C" fn ioe_context_free(ctx: *mut ioe_context) -> c_int {
     })
 }
 
-/// Starts callback threads for several contexts (`ioe_config.shared`): 1 to 256. `*out` is set on
-/// success. Freed with `ioe_workers_free`. Any thread.
+/// Starts callback threads for several contexts. There are 1 to 256, for `shared` of
+/// `ioe_config`. `*out` is set on success. Freed with `ioe_workers_free`. Any thread.
 ///
 /// Returns 0, or:
 /// - `-EINVAL`: `out` is NULL, or `threads` is out of range.
 /// - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max.
+///
+/// ```c
+/// ioe_config config;
+/// ioe_config_init(&config, sizeof config);
+/// err = ioe_workers_new(4, &config.shared);
+/// for (int i = 0; i < 2 && err == 0; i++)
+///     err = ioe_context_new(&config, &contexts[i]);
+/// ```
 ///
 /// # Safety
 /// `out` is NULL or writable.
@@ -555,15 +605,24 @@ pub unsafe extern "C" fn ioe_workers_free(workers: *mut ioe_workers) -> c_int {
     })
 }
 
-/// Submits what is queued in a polled context, then waits for at least `min` callbacks (at most
-/// what is in flight), or until `timeout_ms` milliseconds are over (-1: for ever, 0: not at all),
-/// or for a signal. Owner's thread.
+/// Submits what is queued in a polled context, and runs callbacks. It waits until at least `min` of them
+/// ran (at most what is in flight), or until `timeout_ms` milliseconds are over (-1: for ever, 0: not at
+/// all), or for a signal. Owner's thread.
 ///
 /// Returns how many callbacks ran, or:
 /// - `-EDEADLK`: called inside a callback of this context.
 /// - `-EPERM`: not the owner.
 /// - `-EINVAL`: `ctx` is NULL or has no `IOE_POLLED`, or `timeout_ms` is below -1.
 /// - `-EOWNERDEAD`: in a forked child.
+///
+/// ```c
+/// int ret;
+/// while ((ret = ioe_submit(ctx, event)) == -EAGAIN) {
+///     ret = ioe_poll(ctx, 1, -1); // the queue is full: make room
+///     if (ret < 0)
+///         return ret;
+/// }
+/// ```
 ///
 /// # Safety
 /// `ctx` is NULL or a context.
@@ -576,17 +635,24 @@ pub unsafe extern "C" fn ioe_poll(ctx: *mut ioe_context, min: u32, timeout_ms: i
     })
 }
 
-/// An eventfd(2) for epoll, libuv, or a loop of your own: readable when `ioe_poll` has something
-/// to hand out. Do not read it; the context closes it. Call `ioe_poll(ctx, 0, 0)` after
-/// submitting and before sleeping on it. Best asked for before the first submit: with
-/// `IOE_DRIVER_AIO`, operations already in the kernel cannot tell it, and it stays readable until
-/// they are done. Owner's thread, or any before there is an owner.
+/// A descriptor that tells when to poll. It is an eventfd(2) for epoll, libuv, or a loop of your own,
+/// readable when `ioe_poll` has something to hand out. Do not read it; the context closes it. Call
+/// `ioe_poll(ctx, 0, 0)` after submitting and before sleeping on it. Best asked for before the first
+/// submit: with `IOE_DRIVER_AIO`, operations already in the kernel cannot tell it, and it stays readable
+/// until they are done. Owner's thread, or any before there is an owner.
 ///
 /// Returns the descriptor, or:
 /// - `-EPERM`: not the owner.
 /// - `-EINVAL`: `ctx` is NULL or has no `IOE_POLLED`.
 /// - `-EMFILE`, `-ENFILE`: no descriptor: RLIMIT_NOFILE, sysctl fs.file-max.
 /// - `-EOWNERDEAD`: in a forked child.
+///
+/// ```c
+/// struct epoll_event want = {EPOLLIN, {ctx}};
+/// int ready = ioe_context_fd(ctx);
+/// if (ready < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, ready, &want) != 0)
+///     return -1;
+/// ```
 ///
 /// # Safety
 /// `ctx` is NULL or a context.

@@ -48,9 +48,15 @@ pub(super) unsafe fn from_c(event: *const ioe_event) -> Option<ManuallyDrop<IOEv
     Some(ManuallyDrop::new(unsafe { IOEvent::from_raw(raw.cast()) }))
 }
 
-/// A new event, to be prepared. Released with `ioe_event_free`. Any thread.
+/// Makes an event, to be prepared. Released with `ioe_event_free`. Any thread.
 ///
 /// Returns NULL when out of memory.
+///
+/// ```c
+/// event = ioe_event_new();
+/// if (event == NULL)
+///     return -ENOMEM;
+/// ```
 #[no_mangle]
 pub extern "C" fn ioe_event_new() -> *mut ioe_event {
     guard(|| {
@@ -63,6 +69,17 @@ pub extern "C" fn ioe_event_new() -> *mut ioe_event {
 ///
 /// Returns 0, or:
 /// - `-EBUSY`: the event is in flight; nothing was freed.
+///
+/// ```c
+/// static void on_done(ioe_event *event, void *arg)
+/// {
+///     *(int64_t *)arg = ioe_event_result(event);
+///     ioe_event_free(event); // in its callback it is the program's
+/// }
+///
+/// static int64_t result = IOE_PENDING;
+/// err = ioe_event_set_callback(event, on_done, &result);
+/// ```
 ///
 /// # Safety
 /// `event` is NULL or came from `ioe_event_new` and was not freed.
@@ -161,13 +178,20 @@ unsafe fn prepare_segments(
     Ok(())
 }
 
-/// Makes the event a read of `len` bytes at `offset` of `fd` into `buf`, both in bytes. `len` may
-/// exceed 2 GiB. The descriptor is not looked at: a bad one is the kernel's to judge, and arrives
-/// in the callback as `-EBADF`. What the event was before is forgotten, but not its callback.
+/// Makes the event a read of `len` bytes at `offset` into `buf`. Both are in bytes, and `len` may
+/// exceed 2 GiB. `fd` is not looked at: a bad one is the kernel's to judge, and arrives in the callback
+/// as `-EBADF`. What the event was before is forgotten, but not its callback. Any thread that has the
+/// event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
 /// - `-EINVAL`: `event` or `buf` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+///
+/// ```c
+/// err = ioe_prep_read(event, fd, buf, len, offset);
+/// if (err == 0)
+///     err = ioe_submit(ctx, event);
+/// ```
 ///
 /// # Safety
 /// `event` is NULL or an event; `buf` has `len` writable bytes until the event completes.
@@ -184,11 +208,20 @@ pub unsafe extern "C" fn ioe_prep_read(
     guard_quiet(|| done(unsafe { prepare(event, IOAction::Read, fd, bytes, len as u64, offset) }))
 }
 
-/// Makes the event a write of `len` bytes from `buf` to `fd` at `offset`. As `ioe_prep_read`.
+/// Makes the event a write of `len` bytes from `buf` at `offset`. As `ioe_prep_read`. Any thread that has
+/// the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
 /// - `-EINVAL`: `event` or `buf` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+///
+/// ```c
+/// err = ioe_prep_write(event, fd, buf, len, offset);
+/// int64_t n = err == 0 ? ioe_submit_wait(ctx, event) : err;
+/// if (n < 0)
+///     fprintf(stderr, "write: %s, %" PRIu64 " bytes got through\n",
+///             ioe_strerror((int)n), ioe_event_transferred(event));
+/// ```
 ///
 /// # Safety
 /// `event` is NULL or an event; `buf` has `len` readable bytes until the event completes.
@@ -205,13 +238,14 @@ pub unsafe extern "C" fn ioe_prep_write(
     guard_quiet(|| done(unsafe { prepare(event, IOAction::Write, fd, buf, len as u64, offset) }))
 }
 
-/// Makes the event a read at `offset` into the `iovcnt` segments of `iov`, one after the other.
-/// The array is copied and may go; the segments' memory may not. Otherwise as `ioe_prep_read`.
+/// Makes the event a read at `offset` into several segments. There are `iovcnt` of them in `iov`, filled one
+/// after the other. The array is copied and may go; the segments' memory may not. Otherwise as
+/// `ioe_prep_read`. Any thread that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
-/// - `-EINVAL`: `event` or `iov` is NULL, `iovcnt` is below 1 or above IOV_MAX (1024), a segment
-///   with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+/// - `-EINVAL`: `event` or `iov` is NULL, `iov` is not aligned, `iovcnt` is below 1 or above IOV_MAX (1024),
+///   a segment with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
 /// - `-ENOMEM`: no memory for the copy of the array.
 ///
 /// # Safety
@@ -229,13 +263,19 @@ pub unsafe extern "C" fn ioe_prep_readv(
     guard(|| done(unsafe { prepare_segments(event, action, fd, iov, iovcnt, offset) }))
 }
 
-/// Makes the event a write at `offset` from the `iovcnt` segments of `iov`. As `ioe_prep_readv`.
+/// Makes the event a write at `offset` from several segments. These are the `iovcnt` of `iov`. As
+/// `ioe_prep_readv`. Any thread that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
-/// - `-EINVAL`: `event` or `iov` is NULL, `iovcnt` is below 1 or above IOV_MAX (1024), a segment
-///   with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+/// - `-EINVAL`: `event` or `iov` is NULL, `iov` is not aligned, `iovcnt` is below 1 or above IOV_MAX (1024),
+///   a segment with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
 /// - `-ENOMEM`: no memory for the copy of the array.
+///
+/// ```c
+/// struct iovec parts[] = {{&header, sizeof header}, {buf, len}};
+/// err = ioe_prep_writev(event, fd, parts, 2, offset);
+/// ```
 ///
 /// # Safety
 /// `event` is NULL or an event; `iov` has `iovcnt` segments, readable until the event completes.
@@ -252,13 +292,20 @@ pub unsafe extern "C" fn ioe_prep_writev(
     guard(|| done(unsafe { prepare_segments(event, action, fd, iov, iovcnt, offset) }))
 }
 
-/// Makes the event an fsync(2): data and metadata of writes that completed before it was
-/// submitted are durable when it completes with 0. A failed one is never retried by the library:
-/// the kernel reports an error of the file once.
+/// Makes the event an fsync(2). Data and metadata of writes that completed before it was submitted are
+/// durable when it completes with 0. A failed one is never retried by the library: the kernel reports an
+/// error of the file once. Any thread that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
 /// - `-EINVAL`: `event` is NULL.
+///
+/// ```c
+/// err = ioe_prep_fsync(event, fd);
+/// int64_t ret = err == 0 ? ioe_submit_wait(ctx, event) : err;
+/// if (ret < 0) // data is lost: another fsync would hide that
+///     abort();
+/// ```
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -268,8 +315,8 @@ pub unsafe extern "C" fn ioe_prep_fsync(event: *mut ioe_event, fd: c_int) -> c_i
     guard(|| done(unsafe { prepare(event, IOAction::Fsync, fd, None, 0, 0) }))
 }
 
-/// Makes the event an fdatasync(2): as `ioe_prep_fsync`, without metadata that reading the data
-/// back does not need.
+/// Makes the event an fdatasync(2). As `ioe_prep_fsync`, without metadata that reading the data back does
+/// not need. Any thread that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
@@ -283,12 +330,22 @@ pub unsafe extern "C" fn ioe_prep_fdatasync(event: *mut ioe_event, fd: c_int) ->
     guard(|| done(unsafe { prepare(event, IOAction::Fdatasync, fd, None, 0, 0) }))
 }
 
-/// Makes the event a fallocate(2) of `len` bytes at `offset`, with its `mode`. What the file
-/// system makes of mode and length arrives in the callback.
+/// Makes the event a fallocate(2) of `len` bytes at `offset`. Both are in bytes; `mode` is that of
+/// fallocate(2). What the file system makes of mode and length arrives in the callback. Any thread that has
+/// the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
 /// - `-EINVAL`: `event` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+///
+/// ```c
+/// // Room for a log of 64 MiB; 0 is the plain mode.
+/// err = ioe_prep_fallocate(event, fd, 0, 0, 64 << 20);
+/// if (err == 0)
+///     err = (int)ioe_submit_wait(ctx, event);
+/// if (err == -EOPNOTSUPP) // not on this file system: do without
+///     err = 0;
+/// ```
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -305,12 +362,25 @@ pub unsafe extern "C" fn ioe_prep_fallocate(
     guard(|| done(unsafe { prepare(event, action, fd, None, len, offset) }))
 }
 
-/// Sets what is called when the event completes, and what it is given. Survives completion and a
-/// new prep.
+/// Sets what is called when the event completes. It is given `arg`. Both survive completion and a new prep.
+/// Any thread that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
 /// - `-EINVAL`: `event` or `cb` is NULL.
+///
+/// ```c
+/// static void on_read(ioe_event *event, void *arg)
+/// {
+///     int64_t n = ioe_event_result(event);
+///     if (n < 0)
+///         fprintf(stderr, "read: %s\n", ioe_strerror((int)n));
+///     else
+///         fwrite(ioe_event_buffer(event), 1, (size_t)n, (FILE *)arg);
+/// }
+///
+/// err = ioe_event_set_callback(event, on_read, stdout);
+/// ```
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -353,11 +423,18 @@ unsafe fn get<R: super::Panicked>(
     guard(|| unsafe { from_c(event) }.map_or(absent, |event| getter(&event)))
 }
 
-/// The result: bytes transferred since the event was prepared (0 for a sync or fallocate), or a
-/// negated errno; `IOE_PENDING` before completion. A write's is its full length or an errno; a
-/// read's is less than its length only where the file ends. Any thread.
+/// The result of an event: bytes transferred since it was prepared, 0 for a sync or fallocate, or a
+/// negated errno. A write's is its full length or an errno; a read's is less than its length only where
+/// the file ends. Any thread.
 ///
-/// Returns `-EINVAL` for NULL.
+/// Returns the result; `IOE_PENDING` before completion. Where there is no event:
+/// - `-EINVAL`: `event` is NULL.
+///
+/// ```c
+/// int64_t n = ioe_event_result(event);
+/// if (n >= 0 && (size_t)n < ioe_event_size(event))
+///     memset((char *)buf + n, 0, len - (size_t)n); // the file ended
+/// ```
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -368,8 +445,10 @@ pub unsafe extern "C" fn ioe_event_result(event: *const ioe_event) -> i64 {
     unsafe { get(event, -i64::from(libc::EINVAL), |event| event.result()) }
 }
 
-/// Bytes that got through since the event was prepared, also when its result is an errno, and
-/// while it is in flight. 0 for NULL. Any thread.
+/// Bytes that got through since the event was prepared. They count also when its result is an errno, and
+/// while it is in flight. Any thread.
+///
+/// Returns them; 0 for NULL.
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -380,7 +459,9 @@ pub unsafe extern "C" fn ioe_event_transferred(event: *const ioe_event) -> u64 {
 }
 
 /// Whether the event has a result. It may be true a little before the callback starts: it grants
-/// no ownership. False for NULL. Any thread.
+/// no ownership. Any thread.
+///
+/// Returns that; false for NULL.
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -390,7 +471,16 @@ pub unsafe extern "C" fn ioe_event_is_done(event: *const ioe_event) -> bool {
     unsafe { get(event, false, |event| event.is_done()) }
 }
 
-/// The descriptor; -1 where never prepared, or for NULL. Any thread.
+/// The descriptor of the event. Any thread.
+///
+/// Returns it; -1 where never prepared, or for NULL.
+///
+/// ```c
+/// // All that a program needs to know of an event is in it.
+/// err = ioe_prep_read(event, ioe_event_fd(event),
+///                     ioe_event_buffer(event), ioe_event_size(event),
+///                     ioe_event_offset(event) + ioe_event_size(event));
+/// ```
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -400,8 +490,9 @@ pub unsafe extern "C" fn ioe_event_fd(event: *const ioe_event) -> c_int {
     unsafe { get(event, -1, |event| event.fd()) }
 }
 
-/// What the event does, one of `ioe_action`; `IOE_NONE` where never prepared, or for NULL. Any
-/// thread.
+/// What the event does, one of `ioe_action`. Any thread.
+///
+/// Returns it; `IOE_NONE` where never prepared, or for NULL.
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -419,8 +510,9 @@ pub unsafe extern "C" fn ioe_event_action(event: *const ioe_event) -> c_int {
     unsafe { get(event, ioe_action::IOE_NONE as c_int, number) }
 }
 
-/// The memory of the request, or of the first segment of a vectored one; NULL for a sync or
-/// fallocate, where never prepared, or for NULL. Any thread.
+/// The memory of the request, or of its first segment. Any thread.
+///
+/// Returns it; NULL for a sync or fallocate, where never prepared, or for NULL.
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -430,8 +522,9 @@ pub unsafe extern "C" fn ioe_event_buffer(event: *const ioe_event) -> *mut c_voi
     unsafe { get(event, std::ptr::null_mut(), |event| event.memory().cast()) }
 }
 
-/// The length of the whole request in bytes, all segments together; 0 for a sync, where never
-/// prepared, or for NULL. Any thread.
+/// The length of the whole request in bytes, all segments together. Any thread.
+///
+/// Returns it; 0 for a sync, where never prepared, or for NULL.
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -441,8 +534,9 @@ pub unsafe extern "C" fn ioe_event_size(event: *const ioe_event) -> usize {
     unsafe { get(event, 0, |event| event.get_size() as usize) }
 }
 
-/// The file offset in bytes at which the whole request begins; 0 for a sync, where never
-/// prepared, or for NULL. Any thread.
+/// The file offset in bytes at which the whole request begins. Any thread.
+///
+/// Returns it; 0 for a sync, where never prepared, or for NULL.
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -452,7 +546,9 @@ pub unsafe extern "C" fn ioe_event_offset(event: *const ioe_event) -> u64 {
     unsafe { get(event, 0, |event| event.offset()) }
 }
 
-/// The `arg` of `ioe_event_set_callback`; NULL where none was set, or for NULL. Any thread.
+/// The `arg` of `ioe_event_set_callback`. Any thread.
+///
+/// Returns it; NULL where none was set, or for NULL.
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -462,9 +558,11 @@ pub unsafe extern "C" fn ioe_event_arg(event: *const ioe_event) -> *mut c_void {
     unsafe { get(event, std::ptr::null_mut(), |event| callback(event).arg) }
 }
 
-/// Names the event, for `ioe_cancel`, until its next prep or its next completion; never another event.
-/// To be read before the event is submitted: afterwards it may have completed already. 0 for NULL;
-/// no event has that. Any thread.
+/// Names the event, for `ioe_cancel`. The name is good until the event's next prep or its next completion,
+/// and never another event's. To be read before the event is submitted: afterwards it may have completed
+/// already. Any thread.
+///
+/// Returns the name; 0 for NULL: no event has that.
 ///
 /// # Safety
 /// `event` is NULL or an event.

@@ -45,14 +45,21 @@ pub enum ioe_log_level {
     IOE_LOG_DEBUG = 4,
 }
 
-/// Receives a message of at most the level asked for. `message` lives for the call. Called on
-/// whichever thread has something to say, also on several at once; it may call the library, but
-/// must not wait for a context.
+/// Receives a message of at most the level asked for, one of `ioe_log_level`. `message` lives for the
+/// call. Called on whichever thread has something to say, also on several at once; it may call the
+/// library, but must not wait for a context.
 pub type ioe_log_fn =
     Option<unsafe extern "C" fn(level: c_int, message: *const c_char, arg: *mut c_void)>;
 
-/// The version of the library that runs, as "MAJOR.MINOR.PATCH". The macros `IOE_VERSION_MAJOR`,
-/// `IOE_VERSION_MINOR` and `IOE_VERSION_PATCH` are those of the header. Static; any thread.
+/// The version of the library that runs. It may be newer than the header's, which `IOE_VERSION_MAJOR`,
+/// `IOE_VERSION_MINOR` and `IOE_VERSION_PATCH` tell. Any thread.
+///
+/// Returns "MAJOR.MINOR.PATCH": static, never NULL.
+///
+/// ```c
+/// printf("built with io_engine %d.%d.%d, runs %s\n", IOE_VERSION_MAJOR,
+///        IOE_VERSION_MINOR, IOE_VERSION_PATCH, ioe_version());
+/// ```
 #[no_mangle]
 pub extern "C" fn ioe_version() -> *const c_char {
     const VERSION: &CStr =
@@ -63,8 +70,16 @@ pub extern "C" fn ioe_version() -> *const c_char {
     guard(|| VERSION.as_ptr())
 }
 
-/// The name and the meaning of an errno, negated or not, such as "EIO: Input/output error";
-/// "success" for 0, "unknown error" for what is no errno. Never NULL; static; any thread.
+/// The name and the meaning of an errno, negated or not. Any thread.
+///
+/// Returns a text such as "EIO: Input/output error", "success" for 0, "unknown error" for what is no
+/// errno: static, never NULL.
+///
+/// ```c
+/// int ret = ioe_submit(ctx, event);
+/// if (ret < 0)
+///     fprintf(stderr, "submit: %s\n", ioe_strerror(ret));
+/// ```
 #[no_mangle]
 pub extern "C" fn ioe_strerror(err: c_int) -> *const c_char {
     guard(|| {
@@ -108,15 +123,22 @@ const NAMES: &[(i32, &str)] = names! {
     ENOMEDIUM EMEDIUMTYPE ECANCELED ENOKEY EOWNERDEAD ENOTRECOVERABLE EHWPOISON
 };
 
-/// Whether a driver works on this machine now, found out by real I/O on a file in memory each time
-/// it is called; contexts probe a driver once per process. `IOE_DRIVER_AUTO`: whether any works.
-/// Any thread.
+/// Whether a driver works on this machine now. It is found out by real I/O on a file in memory, each
+/// time; contexts probe a driver once per process. `IOE_DRIVER_AUTO`: whether any works. Any thread.
 ///
 /// Returns 0 where it works, else:
 /// - `-EPERM`: forbidden by seccomp or by sysctl kernel.io_uring_disabled.
 /// - `-ENOSYS`: not in this kernel, or hidden by seccomp.
 /// - `-EAGAIN`, `-ENOMEM`, `-EMFILE`, `-ENFILE`: a limit is used up at the moment.
 /// - `-EINVAL`: no such driver, or `IOE_DRIVER` in the environment names none.
+///
+/// ```c
+/// for (int i = IOE_DRIVER_URING; i <= IOE_DRIVER_POOL; i++) {
+///     int ret = ioe_probe(i);
+///     printf("%s: %s\n", ioe_driver_name(i),
+///            ret == 0 ? "works" : ioe_strerror(ret));
+/// }
+/// ```
 #[no_mangle]
 pub extern "C" fn ioe_probe(driver: c_int) -> c_int {
     guard(|| {
@@ -125,7 +147,9 @@ pub extern "C" fn ioe_probe(driver: c_int) -> c_int {
     })
 }
 
-/// "auto", "uring", "aio" or "pool"; "unknown" for other numbers. Never NULL; static; any thread.
+/// The name of a driver, as `IOE_DRIVER` in the environment has it. Any thread.
+///
+/// Returns "auto", "uring", "aio" or "pool"; "unknown" for other numbers: static, never NULL.
 #[no_mangle]
 pub extern "C" fn ioe_driver_name(driver: c_int) -> *const c_char {
     guard(|| {
@@ -140,9 +164,18 @@ pub extern "C" fn ioe_driver_name(driver: c_int) -> *const c_char {
     })
 }
 
-/// Sets the one function of the process that receives messages up to `max_level`; NULL turns
-/// them off, as they are at the start. `arg` is handed to each call. A call that has already
-/// begun on another thread may end after this returns. Any thread.
+/// Sets the function that receives the library's messages. There is one for the process; it is given
+/// `arg`, and messages up to `max_level`, one of `ioe_log_level`. NULL turns them off, as they are at the
+/// start. A call that has already begun on another thread may end after this returns. Any thread.
+///
+/// ```c
+/// static void on_message(int level, const char *message, void *arg)
+/// {
+///     fprintf((FILE *)arg, "io_engine[%d]: %s\n", level, message);
+/// }
+///
+/// ioe_set_log(on_message, stderr, IOE_LOG_WARN);
+/// ```
 #[no_mangle]
 pub extern "C" fn ioe_set_log(r#fn: ioe_log_fn, arg: *mut c_void, max_level: c_int) {
     guard(|| log::set(r#fn, arg, max_level))

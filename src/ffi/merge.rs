@@ -26,8 +26,8 @@ unsafe fn merger<'a>(merger: *mut ioe_merger) -> Result<&'a Merger<CCallback>, i
     unsafe { merger.cast::<Merger<CCallback>>().as_ref() }.ok_or(libc::EINVAL)
 }
 
-/// Makes a merger for events of one descriptor and one action, `IOE_READ` or `IOE_WRITE`, that joins
-/// up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It needs no
+/// Makes a merger for events of one descriptor and action. The latter is `IOE_READ` or `IOE_WRITE`; it
+/// joins up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It needs no
 /// `merge_limit` in the context; where there is one, what a merger hands over may be joined further
 /// up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any
 /// thread; with `IOE_POLLED` the owner's, as all calls of a merger.
@@ -46,6 +46,13 @@ unsafe fn merger<'a>(merger: *mut ioe_merger) -> Result<&'a Merger<CCallback>, i
 /// - `-EPERM`: not the owner of a polled context.
 /// - `-ESHUTDOWN`: the context is being freed.
 /// - `-EOWNERDEAD`: in a forked child.
+///
+/// ```c
+/// err = ioe_merger_new(ctx, fd, IOE_WRITE, 1 << 20, &merger);
+/// for (size_t i = 0; i < n && err == 0; i++)
+///     err = ioe_merger_add(merger, events[i]);
+/// ioe_merger_free(merger); // hands over what is left
+/// ```
 ///
 /// # Safety
 /// `ctx` is NULL or a context; `out` is NULL or writable.
@@ -77,13 +84,14 @@ pub unsafe extern "C" fn ioe_merger_new(
     })
 }
 
-/// Hands an event in, as `ioe_submit` does, and gathers it with its neighbours. One that is not
+/// Hands an event in, and gathers it with its neighbours. It is accepted as by `ioe_submit`. One that is not
 /// adjacent to what was gathered, at either end, or would exceed the limit, flushes that first;
 /// reaching the limit flushes at once. Everything gathered in a context is also flushed by
 /// `ioe_drain`, by `ioe_poll` with a `min` above 0, by a barrier (`IOE_BARRIER`), by `ioe_cancel`, and
 /// by whoever finds the queue full of nothing but gathered events (with several `reactors`, what those
 /// of that queue gathered); an event with a time limit goes at once, with what was gathered. Without any
-/// of these, an event stays gathered, and its callback does not come, until `ioe_merger_flush`.
+/// of these, an event stays gathered, and its callback does not come, until `ioe_merger_flush`. Any thread,
+/// one at a time; with `IOE_POLLED` the owner's.
 ///
 /// Returns 0, or, leaving the event yours, as it was:
 /// - `-EINVAL`: a pointer is NULL; the event has another descriptor or action than the merger, was
@@ -92,6 +100,14 @@ pub unsafe extern "C" fn ioe_merger_new(
 /// - `-EPERM`: not the owner of a polled context.
 /// - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
 /// - `-EOWNERDEAD`: in a forked child.
+///
+/// ```c
+/// // The records of a commit, one behind the other in the log.
+/// for (size_t i = 0; i < n && err == 0; i++)
+///     err = ioe_merger_add(merger, events[i]);
+/// if (err == 0)
+///     err = ioe_merger_flush(merger);
+/// ```
 ///
 /// # Safety
 /// `merger` is NULL or a merger; `event` as in `ioe_submit`.
@@ -107,7 +123,7 @@ pub unsafe extern "C" fn ioe_merger_add(merger: *mut ioe_merger, event: *mut ioe
     })
 }
 
-/// Hands over what was gathered.
+/// Hands over what was gathered. Any thread, one at a time; with `IOE_POLLED` the owner's.
 ///
 /// Returns 0, also where that is nothing, or:
 /// - `-EINVAL`: `merger` is NULL.
@@ -122,8 +138,8 @@ pub unsafe extern "C" fn ioe_merger_flush(merger: *mut ioe_merger) -> c_int {
     guard(|| done(unsafe { self::merger(merger) }.and_then(Merger::flush)))
 }
 
-/// Hands over what was gathered, and frees the merger. With `IOE_POLLED`: on the owner's thread, or
-/// on any once the owner has ended.
+/// Hands over what was gathered, and frees the merger. Any thread, one at a time; with `IOE_POLLED` the
+/// owner's, or any once the owner has ended.
 ///
 /// Returns 0, or, having done nothing:
 /// - `-EINVAL`: `merger` is NULL.

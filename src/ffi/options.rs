@@ -67,14 +67,23 @@ unsafe fn set(
     }
 }
 
-/// Sets what the event asks beside its action: bits of `ioe_event_flag`, instead of those set before.
-/// After the prep, which clears them; they survive completion. Any thread.
+/// Sets what the event asks beside its action. `flags` are bits of `ioe_event_flag`, instead of those set
+/// before. After the prep, which clears them; they survive completion. Any thread that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
 /// - `-EINVAL`: `event` is NULL or was never prepared; an unknown bit; `IOE_BARRIER` for anything but
 ///   fsync and fdatasync, or another bit for anything but reads and writes; `IOE_DSYNC`,
 ///   `IOE_APPEND` or `IOE_ATOMIC` for a read.
+///
+/// ```c
+/// // Behind writes that were submitted: one answer for all of them.
+/// err = ioe_prep_fdatasync(event, fd);
+/// if (err == 0)
+///     err = ioe_event_set_flags(event, IOE_BARRIER);
+/// if (err == 0)
+///     err = (int)ioe_submit_wait(ctx, event);
+/// ```
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -84,16 +93,23 @@ pub unsafe extern "C" fn ioe_event_set_flags(event: *mut ioe_event, flags: u32) 
     guard(|| unsafe { set(event, |event| event.set_flags(flags)) })
 }
 
-/// Sets the I/O priority of a read or write: IOPRIO_PRIO_VALUE(class, level) of ioprio_set(2), which
-/// is class << 13 | level, or 0 for that of the thread that does it. The class is 1 (real time; needs
+/// Sets the I/O priority of a read or write. `ioprio` is IOPRIO_PRIO_VALUE(class, level) of ioprio_set(2),
+/// which is class << 13 | level, or 0 for that of the thread that does it. The class is 1 (real time; needs
 /// CAP_SYS_ADMIN or CAP_SYS_NICE, else `-EPERM` in the callback), 2 (best effort) or 3 (idle), the
 /// level 0, the highest, to 7. What it does is the block layer's scheduler's matter. After the prep,
-/// which clears it; it survives completion. Any thread.
+/// which clears it; it survives completion. Any thread that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
 /// - `-EINVAL`: `event` is NULL, was never prepared, or is no read or write; `ioprio` is none of
 ///   these.
+///
+/// ```c
+/// // A read of compaction's: best effort, the lowest level.
+/// err = ioe_prep_read(event, fd, buf, len, offset);
+/// if (err == 0)
+///     err = ioe_event_set_priority(event, 2 << 13 | 7);
+/// ```
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -103,17 +119,24 @@ pub unsafe extern "C" fn ioe_event_set_priority(event: *mut ioe_event, ioprio: c
     guard(|| unsafe { set(event, |event| event.set_priority(ioprio)) })
 }
 
-/// Sets how long the event may take, in nanoseconds from its acceptance; 0: as long as it takes. When
-/// that time is up, an event that is still queued completes with `-ETIMEDOUT`, and nothing reaches
-/// the disk. One in the kernel is cancelled where the driver can (see `ioe_cancel`), and in any case
+/// Sets how long the event may take, in nanoseconds. It counts from each acceptance; 0: as long as it
+/// takes. When that time is up, an event that is still queued completes with `-ETIMEDOUT`, and nothing
+/// reaches the disk. One in the kernel is cancelled where the driver can (see `ioe_cancel`), and in any case
 /// its callback comes only when the kernel is done with its memory: with its own result if it
 /// finished whole, a sync also if it failed, else with `-ETIMEDOUT`. With `IOE_POLLED` limits are
 /// looked at inside `ioe_poll`, which wakes for them. After the prep, which clears it; it survives
-/// completion, and each submission counts anew. Any thread.
+/// completion. Any thread that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
 /// - `-EINVAL`: `event` is NULL or was never prepared; `ns` is negative.
+///
+/// ```c
+/// err = ioe_event_set_timeout(event, INT64_C(50000000)); // 50 ms
+/// int64_t n = err == 0 ? ioe_submit_wait(ctx, event) : err;
+/// if (n == -ETIMEDOUT)
+///     fprintf(stderr, "a slow disk\n");
+/// ```
 ///
 /// # Safety
 /// `event` is NULL or an event.

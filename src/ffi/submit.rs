@@ -63,6 +63,14 @@ unsafe fn submit(context: &Inside, event: *mut ioe_event, may_wait: bool) -> Res
 /// - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
 /// - `-EOWNERDEAD`: in a forked child.
 ///
+/// ```c
+/// err = ioe_submit(ctx, event);
+/// if (err != 0) { // no callback will come: the event is still ours
+///     ioe_event_free(event);
+///     return err;
+/// }
+/// ```
+///
 /// # Safety
 /// `ctx` is NULL or a context; `event` is NULL or an event; its memory and descriptor live until
 /// its callback.
@@ -76,7 +84,8 @@ pub unsafe extern "C" fn ioe_submit(ctx: *mut ioe_context, event: *mut ioe_event
     })
 }
 
-/// As `ioe_submit`, without waiting.
+/// Hands an event to the context, but never waits. Otherwise as `ioe_submit`. Any thread; with `IOE_POLLED`
+/// the owner's.
 ///
 /// Returns 0, or, leaving the event yours, as it was:
 /// - `-EAGAIN`: the queue is full.
@@ -94,14 +103,26 @@ pub unsafe extern "C" fn ioe_try_submit(ctx: *mut ioe_context, event: *mut ioe_e
     })
 }
 
-/// Hands `n` events in, in order, waiting as `ioe_submit` does, up to the first that is refused.
-/// With `merge_limit`, they reach the reactor together, but for those that had to wait for room, and
-/// neighbours among them are joined, whatever their order.
+/// Hands several events to the context. `n` of them, in order, waiting as `ioe_submit` does, up to the first
+/// that is refused. With `merge_limit`, they reach the reactor together, but for those that had to wait
+/// for room, and neighbours among them are joined, whatever their order. Any thread; with `IOE_POLLED`
+/// the owner's.
 ///
 /// Returns how many were accepted (at most INT_MAX are looked at); the others are yours, as they
 /// were. Where there are events and none was accepted:
-/// - `-EINVAL`: `ctx` or `events` is NULL; or as `ioe_submit` for the first event.
-/// - `-EBUSY`, `-EPERM`, `-ESHUTDOWN`, `-EAGAIN`, `-EOWNERDEAD`: as `ioe_submit`.
+/// - `-EINVAL`: `ctx` or `events` is NULL; the first event is NULL, was never prepared, has no callback, or
+///   is whole and was not prepared again.
+/// - `-EBUSY`: the first event is in flight.
+/// - `-EPERM`: not the owner of a polled context.
+/// - `-ESHUTDOWN`: the context is being freed.
+/// - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// ```c
+/// int accepted = ioe_submit_batch(ctx, events, n);
+/// for (size_t i = accepted < 0 ? 0 : (size_t)accepted; i < n; i++)
+///     ioe_event_free(events[i]); // these are still ours
+/// ```
 ///
 /// # Safety
 /// `events` is NULL or has `n` pointers; the rest as `ioe_submit`.
@@ -159,6 +180,15 @@ pub unsafe extern "C" fn ioe_submit_batch(
 /// - `-ESHUTDOWN`: the context is being freed.
 /// - `-EOWNERDEAD`: in a forked child.
 ///
+/// ```c
+/// err = ioe_prep_read(event, fd, buf, len, offset);
+/// int64_t n = err == 0 ? ioe_submit_wait(ctx, event) : err;
+/// if (n < 0)
+///     fprintf(stderr, "read: %s\n", ioe_strerror((int)n));
+/// else if ((size_t)n < len)
+///     fprintf(stderr, "the file ends after %" PRId64 " bytes\n", n);
+/// ```
+///
 /// # Safety
 /// As `ioe_submit`.
 #[no_mangle]
@@ -187,6 +217,13 @@ pub unsafe extern "C" fn ioe_submit_wait(ctx: *mut ioe_context, event: *mut ioe_
 ///   submitted, or it is in another context.
 /// - `-EINVAL`: `ctx` is NULL.
 /// - `-EOWNERDEAD`: in a forked child.
+///
+/// ```c
+/// uint64_t id = ioe_event_id(event); // before it is out of our hands
+/// err = ioe_submit(ctx, event);
+/// if (err == 0 && ioe_cancel(ctx, id) == -ENOENT)
+///     puts("its callback came first");
+/// ```
 ///
 /// # Safety
 /// `ctx` is NULL or a context.
