@@ -45,11 +45,12 @@ BLOCKED := prove --failures --comments --exec 'timeout --kill-after=5 1200 sh' c
 BLOCKED_WITH := target/faults target/examples $(IOE_TEST_DISK)
 BLOCKED_PROGRAMS := target/faults/deny target/faults/which $(EXAMPLES)
 
-SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name '*.rs')
+SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name "*.rs" -o -name "*.txt")
 
 .PHONY: all lib examples run check check-rust check-headers check-c check-asan check-blocked \
-        check-blocked-quick check-install check-abi release-abi deb check-faults check-crash check-perf figures lint bench bench-full sim header \
-        install uninstall clean help tools-c tools-bench tools-faults tools-crash tools-perf tools-install tools-abi tools-deb \
+        check-blocked-quick check-install check-abi release-abi deb check-faults check-crash check-perf \
+        figures lint bench bench-full sim header install uninstall clean help tools-c tools-bench \
+        tools-faults tools-crash tools-perf tools-install tools-abi tools-deb check-man man tools-man \
         check-c-reactors FORCE \
         $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
 all: lib examples ## the library, its header, the examples
@@ -101,7 +102,7 @@ run: $(SHARED) target/examples/copy ## build the library and copy a file with it
 	@cmp target/run.source target/run.copy && echo "the copy is identical"
 	@rm -f target/run.source target/run.copy
 
-check: check-rust check-headers check-c check-perf check-blocked-quick ## all tests
+check: check-rust check-headers check-man check-c check-perf check-blocked-quick ## all tests
 	@echo "all checks passed"
 
 check-rust: tools-c ## the engine's own tests, the simulator among them
@@ -125,6 +126,20 @@ check-abi: $(SHARED) tools-abi ## programs built for earlier releases run on thi
 release-abi: tools-abi ## for a release: its header and its ABI, which check-abi compares with from then on
 	cp $(HEADER) abi/io_engine-$(VERSION).h
 	python3 c_tests/abi/surface.py $(HEADER) $(MAP) > abi/io_engine-$(VERSION).abi
+
+MAN      := target/man/man7/io_engine.7
+MAN_TOOL := man/Cargo.toml man/Cargo.lock $(wildcard man/src/*.rs)
+man: $(MAN) ## the manual pages, from the header: target/man
+
+# All pages are written at once, this one among them.
+$(MAN): $(HEADER) $(MAN_TOOL)
+	$(call need,$(CARGO),cargo ($(RUST)))
+	$(CARGO) run --locked --release --quiet --manifest-path man/Cargo.toml --target-dir target/man-tool \
+	  -- $(HEADER) target/man
+	@touch $@
+
+check-man: $(MAN) $(SHARED) tools-c tools-man ## the manual pages say what the header says
+	prove --failures --comments c_tests/man.sh
 
 FIGURES := python3 bench/figures.py target/bench/figures $(SHARED) bench/figures.txt
 check-perf: target/bench/figures tools-perf ## what an operation costs, counted: nothing may rise
@@ -247,6 +262,8 @@ lint: ## rustfmt and clippy, warnings as errors
 	$(call need,$(CARGO),cargo ($(RUST)))
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --release --all-targets -- -D warnings
+	$(CARGO) fmt --check --manifest-path man/Cargo.toml
+	$(CARGO) clippy --locked --release --manifest-path man/Cargo.toml --target-dir target/man-tool -- -D warnings
 
 REPORT := --dir target/bench --json target/bench/report.json --html target/bench/report.html
 bench: target/bench/run $(REFERENCE) ## this engine beside what a program would use otherwise: three minutes
@@ -360,6 +377,9 @@ tools-deb:
 
 tools-abi: tools-c
 	$(call bring,abidw abidiff readelf python3,stdio.h,abigail-tools binutils python3)
+
+tools-man:
+	$(call bring,man groff mandoc,stdio.h,man-db groff mandoc)
 
 tools-perf:
 	$(call bring,$(CC) valgrind objdump python3,valgrind/callgrind.h,gcc binutils valgrind python3)
