@@ -277,10 +277,10 @@ typedef enum ioe_flag {
 } ioe_flag;
 
 /**
- * What an event asks beside its action: bits of `ioe_event_set_flags`. But for `IOE_BARRIER` they are
- * the RWF_ flags of preadv2(2), with their values, and the kernel's to judge: what the kernel, the
- * file or the driver lacks arrives in the callback as `-EOPNOTSUPP`. Events are merged only with
- * events of the same flags and priority.
+ * What an event asks beside its action: bits of `ioe_event_set_flags`. But for `IOE_BARRIER` they
+ * are the RWF_ flags of preadv2(2), with their values, and the kernel's to judge: what the kernel,
+ * the file or the driver lacks arrives in the callback as `-EOPNOTSUPP`. Events are merged only
+ * with events of the same flags and priority.
  */
 typedef enum ioe_event_flag {
     /**
@@ -351,9 +351,9 @@ typedef struct ioe_merger ioe_merger;
 typedef struct ioe_workers ioe_workers;
 
 /**
- * Receives a message of at most the level asked for, one of `ioe_log_level`. `message` lives for the
- * call. Called on whichever thread has something to say, also on several at once; it may call the
- * library, but must not wait for a context.
+ * Receives a message of at most the level asked for, one of `ioe_log_level`. `message` lives for
+ * the call. Called on whichever thread has something to say, also on several at once; it may call
+ * the library, but must not wait for a context.
  */
 typedef void (*ioe_log_fn)(int level, const char *message, void *arg);
 
@@ -550,8 +550,8 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * The version of the library that runs. It may be newer than the header's, which `IOE_VERSION_MAJOR`,
- * `IOE_VERSION_MINOR` and `IOE_VERSION_PATCH` tell. Any thread.
+ * The version of the library that runs. It may be newer than the header's, which
+ * `IOE_VERSION_MAJOR`, `IOE_VERSION_MINOR` and `IOE_VERSION_PATCH` tell. Any thread.
  *
  * Returns "MAJOR.MINOR.PATCH": static, never NULL.
  *
@@ -565,8 +565,8 @@ const char *ioe_version(void);
 /**
  * The name and the meaning of an errno, negated or not. Any thread.
  *
- * Returns a text such as "EIO: Input/output error", "success" for 0, "unknown error" for what is no
- * errno: static, never NULL.
+ * Returns a text such as "EIO: Input/output error", "success" for 0, "unknown error" for what is
+ * no errno: static, never NULL.
  *
  * ```c
  * int ret = ioe_submit(ctx, event);
@@ -577,8 +577,9 @@ const char *ioe_version(void);
 const char *ioe_strerror(int err);
 
 /**
- * Whether a driver works on this machine now. It is found out by real I/O on a file in memory, each
- * time; contexts probe a driver once per process. `IOE_DRIVER_AUTO`: whether any works. Any thread.
+ * Whether a driver works on this machine now. It is found out by real I/O on a file in memory,
+ * each time; contexts probe a driver once per process. `IOE_DRIVER_AUTO`: whether any works. Any
+ * thread.
  *
  * Returns 0 where it works, else:
  * - `-EPERM`: forbidden by seccomp or by sysctl kernel.io_uring_disabled.
@@ -604,9 +605,10 @@ int ioe_probe(int driver);
 const char *ioe_driver_name(int driver);
 
 /**
- * Sets the function that receives the library's messages. There is one for the process; it is given
- * `arg`, and messages up to `max_level`, one of `ioe_log_level`. NULL turns them off, as they are at the
- * start. A call that has already begun on another thread may end after this returns. Any thread.
+ * Sets the function that receives the library's messages. There is one for the process; it is
+ * given `arg`, and messages up to `max_level`, one of `ioe_log_level`. NULL turns them off, as
+ * they are at the start. A call that has already begun on another thread may end after this
+ * returns. Any thread.
  *
  * ```c
  * static void on_message(int level, const char *message, void *arg)
@@ -617,13 +619,11 @@ const char *ioe_driver_name(int driver);
  * ioe_set_log(on_message, stderr, IOE_LOG_WARN);
  * ```
  */
-void ioe_set_log(ioe_log_fn fn,
-                 void *arg,
-                 int max_level);
+void ioe_set_log(ioe_log_fn fn, void *arg, int max_level);
 
 /**
- * Fills a config with the defaults. `size` is sizeof(ioe_config): it is kept in the struct, and what of
- * it the library does not know is zeroed. Any thread.
+ * Fills a config with the defaults. `size` is sizeof(ioe_config): it is kept in the struct, and
+ * what of it the library does not know is zeroed. Any thread.
  *
  * Returns 0, or:
  * - `-EINVAL`: `cfg` is NULL, or `size` is below 8 or no multiple of 8.
@@ -640,8 +640,7 @@ void ioe_set_log(ioe_log_fn fn,
  * Requires:
  * `cfg` is NULL or has `size` writable bytes.
  */
-int ioe_config_init(struct ioe_config *cfg,
-                    size_t size);
+int ioe_config_init(struct ioe_config *cfg, size_t size);
 
 /**
  * Makes a context and starts its threads. `cfg` NULL means all defaults; it is read during the
@@ -721,10 +720,10 @@ int ioe_context_info(const struct ioe_context *ctx, struct ioe_info *out, size_t
 int ioe_context_stats(const struct ioe_context *ctx, struct ioe_stats *out, size_t size);
 
 /**
- * Waits for the callbacks of all events accepted before. It returns when each of them has returned; later
- * events do not hold it back. What mergers of the context gathered is handed over. `timeout_ms` is in
- * milliseconds; -1 waits for ever, 0 only looks. Any thread; with `IOE_POLLED` the owner's, and
- * callbacks run in here.
+ * Waits for the callbacks of all events accepted before. It returns when each of them has
+ * returned; later events do not hold it back. What mergers of the context gathered is handed over.
+ * `timeout_ms` is in milliseconds; -1 waits for ever, 0 only looks. Any thread; with `IOE_POLLED`
+ * the owner's, and callbacks run in here.
  *
  * Returns 0, or:
  * - `-ETIMEDOUT`: the time was up first.
@@ -741,14 +740,13 @@ int ioe_context_stats(const struct ioe_context *ctx, struct ioe_stats *out, size
  * Requires:
  * `ctx` is NULL or a context.
  */
-int ioe_drain(struct ioe_context *ctx,
-              int64_t timeout_ms);
+int ioe_drain(struct ioe_context *ctx, int64_t timeout_ms);
 
 /**
- * Completes all accepted events, and frees the context. New events are refused with `-ESHUTDOWN`, the
- * callbacks of the accepted ones run, and the threads end. Callers that are inside a submit get
- * `-ESHUTDOWN` before the memory goes; calls that begin later are the caller's error. Any thread; with
- * `IOE_POLLED` the owner's, or any once the owner has ended.
+ * Completes all accepted events, and frees the context. New events are refused with `-ESHUTDOWN`,
+ * the callbacks of the accepted ones run, and the threads end. Callers that are inside a submit
+ * get `-ESHUTDOWN` before the memory goes; calls that begin later are the caller's error. Any
+ * thread; with `IOE_POLLED` the owner's, or any once the owner has ended.
  *
  * In a forked child it closes the child's descriptors and frees what memory no other thread can
  * have been changing at the fork, without a lock, touching nothing of the parent's; events in
@@ -806,9 +804,9 @@ int ioe_workers_new(uint32_t threads, struct ioe_workers **out);
 int ioe_workers_free(struct ioe_workers *workers);
 
 /**
- * Submits what is queued in a polled context, and runs callbacks. It waits until at least `min` of them
- * ran (at most what is in flight), or until `timeout_ms` milliseconds are over (-1: for ever, 0: not at
- * all), or for a signal. Owner's thread.
+ * Submits what is queued in a polled context, and runs callbacks. It waits until at least `min` of
+ * them ran (at most what is in flight), or until `timeout_ms` milliseconds are over (-1: for ever,
+ * 0: not at all), or for a signal. Owner's thread.
  *
  * Returns how many callbacks ran, or:
  * - `-EDEADLK`: called inside a callback of this context.
@@ -828,16 +826,14 @@ int ioe_workers_free(struct ioe_workers *workers);
  * Requires:
  * `ctx` is NULL or a context.
  */
-int ioe_poll(struct ioe_context *ctx,
-             uint32_t min,
-             int64_t timeout_ms);
+int ioe_poll(struct ioe_context *ctx, uint32_t min, int64_t timeout_ms);
 
 /**
- * A descriptor that tells when to poll. It is an eventfd(2) for epoll, libuv, or a loop of your own,
- * readable when `ioe_poll` has something to hand out. Do not read it; the context closes it. Call
- * `ioe_poll(ctx, 0, 0)` after submitting and before sleeping on it. Best asked for before the first
- * submit: with `IOE_DRIVER_AIO`, operations already in the kernel cannot tell it, and it stays readable
- * until they are done. Owner's thread, or any before there is an owner.
+ * A descriptor that tells when to poll. It is an eventfd(2) for epoll, libuv, or a loop of your
+ * own, readable when `ioe_poll` has something to hand out. Do not read it; the context closes it.
+ * Call `ioe_poll(ctx, 0, 0)` after submitting and before sleeping on it. Best asked for before the
+ * first submit: with `IOE_DRIVER_AIO`, operations already in the kernel cannot tell it, and it
+ * stays readable until they are done. Owner's thread, or any before there is an owner.
  *
  * Returns the descriptor, or:
  * - `-EPERM`: not the owner.
@@ -894,9 +890,9 @@ int ioe_event_free(struct ioe_event *event);
 
 /**
  * Makes the event a read of `len` bytes at `offset` into `buf`. Both are in bytes, and `len` may
- * exceed 2 GiB. `fd` is not looked at: a bad one is the kernel's to judge, and arrives in the callback
- * as `-EBADF`. What the event was before is forgotten, but not its callback. Any thread that has the
- * event.
+ * exceed 2 GiB. `fd` is not looked at: a bad one is the kernel's to judge, and arrives in the
+ * callback as `-EBADF`. What the event was before is forgotten, but not its callback. Any thread
+ * that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
@@ -911,15 +907,11 @@ int ioe_event_free(struct ioe_event *event);
  * Requires:
  * `event` is NULL or an event; `buf` has `len` writable bytes until the event completes.
  */
-int ioe_prep_read(struct ioe_event *event,
-                  int fd,
-                  void *buf,
-                  size_t len,
-                  uint64_t offset);
+int ioe_prep_read(struct ioe_event *event, int fd, void *buf, size_t len, uint64_t offset);
 
 /**
- * Makes the event a write of `len` bytes from `buf` at `offset`. As `ioe_prep_read`. Any thread that has
- * the event.
+ * Makes the event a write of `len` bytes from `buf` at `offset`. As `ioe_prep_read`. Any thread
+ * that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
@@ -936,21 +928,18 @@ int ioe_prep_read(struct ioe_event *event,
  * Requires:
  * `event` is NULL or an event; `buf` has `len` readable bytes until the event completes.
  */
-int ioe_prep_write(struct ioe_event *event,
-                   int fd,
-                   const void *buf,
-                   size_t len,
-                   uint64_t offset);
+int ioe_prep_write(struct ioe_event *event, int fd, const void *buf, size_t len, uint64_t offset);
 
 /**
- * Makes the event a read at `offset` into several segments. There are `iovcnt` of them in `iov`, filled one
- * after the other. The array is copied and may go; the segments' memory may not. Otherwise as
- * `ioe_prep_read`. Any thread that has the event.
+ * Makes the event a read at `offset` into several segments. There are `iovcnt` of them in `iov`,
+ * filled one after the other. The array is copied and may go; the segments' memory may not.
+ * Otherwise as `ioe_prep_read`. Any thread that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
- * - `-EINVAL`: `event` or `iov` is NULL, `iov` is not aligned, `iovcnt` is below 1 or above IOV_MAX (1024),
- *   a segment with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+ * - `-EINVAL`: `event` or `iov` is NULL, `iov` is not aligned, `iovcnt` is below 1 or above
+ *   IOV_MAX (1024), a segment with bytes has no memory, or `offset` or `offset` plus all lengths
+ *   is above INT64_MAX.
  * - `-ENOMEM`: no memory for the copy of the array.
  *
  * Requires:
@@ -968,8 +957,9 @@ int ioe_prep_readv(struct ioe_event *event,
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
- * - `-EINVAL`: `event` or `iov` is NULL, `iov` is not aligned, `iovcnt` is below 1 or above IOV_MAX (1024),
- *   a segment with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+ * - `-EINVAL`: `event` or `iov` is NULL, `iov` is not aligned, `iovcnt` is below 1 or above
+ *   IOV_MAX (1024), a segment with bytes has no memory, or `offset` or `offset` plus all lengths
+ *   is above INT64_MAX.
  * - `-ENOMEM`: no memory for the copy of the array.
  *
  * ```c
@@ -987,9 +977,9 @@ int ioe_prep_writev(struct ioe_event *event,
                     uint64_t offset);
 
 /**
- * Makes the event an fsync(2). Data and metadata of writes that completed before it was submitted are
- * durable when it completes with 0. A failed one is never retried by the library: the kernel reports an
- * error of the file once. Any thread that has the event.
+ * Makes the event an fsync(2). Data and metadata of writes that completed before it was submitted
+ * are durable when it completes with 0. A failed one is never retried by the library: the kernel
+ * reports an error of the file once. Any thread that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
@@ -1005,12 +995,11 @@ int ioe_prep_writev(struct ioe_event *event,
  * Requires:
  * `event` is NULL or an event.
  */
-int ioe_prep_fsync(struct ioe_event *event,
-                   int fd);
+int ioe_prep_fsync(struct ioe_event *event, int fd);
 
 /**
- * Makes the event an fdatasync(2). As `ioe_prep_fsync`, without metadata that reading the data back does
- * not need. Any thread that has the event.
+ * Makes the event an fdatasync(2). As `ioe_prep_fsync`, without metadata that reading the data
+ * back does not need. Any thread that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
@@ -1019,13 +1008,12 @@ int ioe_prep_fsync(struct ioe_event *event,
  * Requires:
  * `event` is NULL or an event.
  */
-int ioe_prep_fdatasync(struct ioe_event *event,
-                       int fd);
+int ioe_prep_fdatasync(struct ioe_event *event, int fd);
 
 /**
  * Makes the event a fallocate(2) of `len` bytes at `offset`. Both are in bytes; `mode` is that of
- * fallocate(2). What the file system makes of mode and length arrives in the callback. Any thread that has
- * the event.
+ * fallocate(2). What the file system makes of mode and length arrives in the callback. Any thread
+ * that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
@@ -1043,15 +1031,11 @@ int ioe_prep_fdatasync(struct ioe_event *event,
  * Requires:
  * `event` is NULL or an event.
  */
-int ioe_prep_fallocate(struct ioe_event *event,
-                       int fd,
-                       int mode,
-                       uint64_t offset,
-                       uint64_t len);
+int ioe_prep_fallocate(struct ioe_event *event, int fd, int mode, uint64_t offset, uint64_t len);
 
 /**
- * Sets what is called when the event completes. It is given `arg`. Both survive completion and a new prep.
- * Any thread that has the event.
+ * Sets what is called when the event completes. It is given `arg`. Both survive completion and a
+ * new prep. Any thread that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
@@ -1073,14 +1057,12 @@ int ioe_prep_fallocate(struct ioe_event *event,
  * Requires:
  * `event` is NULL or an event.
  */
-int ioe_event_set_callback(struct ioe_event *event,
-                           ioe_callback cb,
-                           void *arg);
+int ioe_event_set_callback(struct ioe_event *event, ioe_callback cb, void *arg);
 
 /**
  * The result of an event: bytes transferred since it was prepared, 0 for a sync or fallocate, or a
- * negated errno. A write's is its full length or an errno; a read's is less than its length only where
- * the file ends. Any thread.
+ * negated errno. A write's is its full length or an errno; a read's is less than its length only
+ * where the file ends. Any thread.
  *
  * Returns the result; `IOE_PENDING` before completion. Where there is no event:
  * - `-EINVAL`: `event` is NULL.
@@ -1097,8 +1079,8 @@ int ioe_event_set_callback(struct ioe_event *event,
 int64_t ioe_event_result(const struct ioe_event *event);
 
 /**
- * Bytes that got through since the event was prepared. They count also when its result is an errno, and
- * while it is in flight. Any thread.
+ * Bytes that got through since the event was prepared. They count also when its result is an
+ * errno, and while it is in flight. Any thread.
  *
  * Returns them; 0 for NULL.
  *
@@ -1186,9 +1168,9 @@ uint64_t ioe_event_offset(const struct ioe_event *event);
 void *ioe_event_arg(const struct ioe_event *event);
 
 /**
- * Names the event, for `ioe_cancel`. The name is good until the event's next prep or its next completion,
- * and never another event's. To be read before the event is submitted: afterwards it may have completed
- * already. Any thread.
+ * Names the event, for `ioe_cancel`. The name is good until the event's next prep or its next
+ * completion, and never another event's. To be read before the event is submitted: afterwards it
+ * may have completed already. Any thread.
  *
  * Returns the name; 0 for NULL: no event has that.
  *
@@ -1198,13 +1180,14 @@ void *ioe_event_arg(const struct ioe_event *event);
 uint64_t ioe_event_id(const struct ioe_event *event);
 
 /**
- * Sets what the event asks beside its action. `flags` are bits of `ioe_event_flag`, instead of those set
- * before. After the prep, which clears them; they survive completion. Any thread that has the event.
+ * Sets what the event asks beside its action. `flags` are bits of `ioe_event_flag`, instead of
+ * those set before. After the prep, which clears them; they survive completion. Any thread that
+ * has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
- * - `-EINVAL`: `event` is NULL or was never prepared; an unknown bit; `IOE_BARRIER` for anything but
- *   fsync and fdatasync, or another bit for anything but reads and writes; `IOE_DSYNC`,
+ * - `-EINVAL`: `event` is NULL or was never prepared; an unknown bit; `IOE_BARRIER` for anything
+ *   but fsync and fdatasync, or another bit for anything but reads and writes; `IOE_DSYNC`,
  *   `IOE_APPEND` or `IOE_ATOMIC` for a read.
  *
  * ```c
@@ -1219,15 +1202,15 @@ uint64_t ioe_event_id(const struct ioe_event *event);
  * Requires:
  * `event` is NULL or an event.
  */
-int ioe_event_set_flags(struct ioe_event *event,
-                        uint32_t flags);
+int ioe_event_set_flags(struct ioe_event *event, uint32_t flags);
 
 /**
- * Sets the I/O priority of a read or write. `ioprio` is IOPRIO_PRIO_VALUE(class, level) of ioprio_set(2),
- * which is class << 13 | level, or 0 for that of the thread that does it. The class is 1 (real time; needs
- * CAP_SYS_ADMIN or CAP_SYS_NICE, else `-EPERM` in the callback), 2 (best effort) or 3 (idle), the
- * level 0, the highest, to 7. What it does is the block layer's scheduler's matter. After the prep,
- * which clears it; it survives completion. Any thread that has the event.
+ * Sets the I/O priority of a read or write. `ioprio` is IOPRIO_PRIO_VALUE(class, level) of
+ * ioprio_set(2), which is class << 13 | level, or 0 for that of the thread that does it. The class
+ * is 1 (real time; needs CAP_SYS_ADMIN or CAP_SYS_NICE, else `-EPERM` in the callback), 2 (best
+ * effort) or 3 (idle), the level 0, the highest, to 7. What it does is the block layer's
+ * scheduler's matter. After the prep, which clears it; it survives completion. Any thread that has
+ * the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
@@ -1244,17 +1227,16 @@ int ioe_event_set_flags(struct ioe_event *event,
  * Requires:
  * `event` is NULL or an event.
  */
-int ioe_event_set_priority(struct ioe_event *event,
-                           int ioprio);
+int ioe_event_set_priority(struct ioe_event *event, int ioprio);
 
 /**
- * Sets how long the event may take, in nanoseconds. It counts from each acceptance; 0: as long as it
- * takes. When that time is up, an event that is still queued completes with `-ETIMEDOUT`, and nothing
- * reaches the disk. One in the kernel is cancelled where the driver can (see `ioe_cancel`), and in any case
- * its callback comes only when the kernel is done with its memory: with its own result if it
- * finished whole, a sync also if it failed, else with `-ETIMEDOUT`. With `IOE_POLLED` limits are
- * looked at inside `ioe_poll`, which wakes for them. After the prep, which clears it; it survives
- * completion. Any thread that has the event.
+ * Sets how long the event may take, in nanoseconds. It counts from each acceptance; 0: as long as
+ * it takes. When that time is up, an event that is still queued completes with `-ETIMEDOUT`, and
+ * nothing reaches the disk. One in the kernel is cancelled where the driver can (see
+ * `ioe_cancel`), and in any case its callback comes only when the kernel is done with its memory:
+ * with its own result if it finished whole, a sync also if it failed, else with `-ETIMEDOUT`. With
+ * `IOE_POLLED` limits are looked at inside `ioe_poll`, which wakes for them. After the prep, which
+ * clears it; it survives completion. Any thread that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
@@ -1270,8 +1252,7 @@ int ioe_event_set_priority(struct ioe_event *event,
  * Requires:
  * `event` is NULL or an event.
  */
-int ioe_event_set_timeout(struct ioe_event *event,
-                          int64_t ns);
+int ioe_event_set_timeout(struct ioe_event *event, int64_t ns);
 
 /**
  * Hands an event to the context. Until its callback starts it is the context's; its callback is
@@ -1307,8 +1288,8 @@ int ioe_event_set_timeout(struct ioe_event *event,
 int ioe_submit(struct ioe_context *ctx, struct ioe_event *event);
 
 /**
- * Hands an event to the context, but never waits. Otherwise as `ioe_submit`. Any thread; with `IOE_POLLED`
- * the owner's.
+ * Hands an event to the context, but never waits. Otherwise as `ioe_submit`. Any thread; with
+ * `IOE_POLLED` the owner's.
  *
  * Returns 0, or, leaving the event yours, as it was:
  * - `-EAGAIN`: the queue is full.
@@ -1317,19 +1298,18 @@ int ioe_submit(struct ioe_context *ctx, struct ioe_event *event);
  * Requires:
  * As `ioe_submit`.
  */
-int ioe_try_submit(struct ioe_context *ctx,
-                   struct ioe_event *event);
+int ioe_try_submit(struct ioe_context *ctx, struct ioe_event *event);
 
 /**
- * Hands several events to the context. `n` of them, in order, waiting as `ioe_submit` does, up to the first
- * that is refused. With `merge_limit`, they reach the reactor together, but for those that had to wait
- * for room, and neighbours among them are joined, whatever their order. Any thread; with `IOE_POLLED`
- * the owner's.
+ * Hands several events to the context. `n` of them, in order, waiting as `ioe_submit` does, up to
+ * the first that is refused. With `merge_limit`, they reach the reactor together, but for those
+ * that had to wait for room, and neighbours among them are joined, whatever their order. Any
+ * thread; with `IOE_POLLED` the owner's.
  *
  * Returns how many were accepted (at most INT_MAX are looked at); the others are yours, as they
  * were. Where there are events and none was accepted:
- * - `-EINVAL`: `ctx` or `events` is NULL; the first event is NULL, was never prepared, has no callback, or
- *   is whole and was not prepared again.
+ * - `-EINVAL`: `ctx` or `events` is NULL; the first event is NULL, was never prepared, has no
+ *   callback, or is whole and was not prepared again.
  * - `-EBUSY`: the first event is in flight.
  * - `-EPERM`: not the owner of a polled context.
  * - `-ESHUTDOWN`: the context is being freed.
@@ -1345,27 +1325,25 @@ int ioe_try_submit(struct ioe_context *ctx,
  * Requires:
  * `events` is NULL or has `n` pointers; the rest as `ioe_submit`.
  */
-int ioe_submit_batch(struct ioe_context *ctx,
-                     struct ioe_event *const *events,
-                     size_t n);
+int ioe_submit_batch(struct ioe_context *ctx, struct ioe_event *const *events, size_t n);
 
 /**
- * Runs an event and waits for it. It is done on the calling thread, whole, without the hand-over to
- * another. A sync that finds another one of its descriptor running waits for its end; then one of
- * those that wait syncs for all of them (not with `IOE_NO_SYNC_GROUP`, nor inside a callback of
- * another context). A barrier, and an event with a time limit or a priority, are handed to the driver
- * thread and waited for, also inside a callback of another context. It needs no callback, and one that
- * is set is not called; it needs no room in the queue. Any thread; with `IOE_POLLED` the owner's, and
- * callbacks of events in flight may run in here. With `workers` 0 hold no lock that a callback takes:
- * the driver thread may be who it waits for.
+ * Runs an event and waits for it. It is done on the calling thread, whole, without the hand-over
+ * to another. A sync that finds another one of its descriptor running waits for its end; then one
+ * of those that wait syncs for all of them (not with `IOE_NO_SYNC_GROUP`, nor inside a callback of
+ * another context). A barrier, and an event with a time limit or a priority, are handed to the
+ * driver thread and waited for, also inside a callback of another context. It needs no callback,
+ * and one that is set is not called; it needs no room in the queue. Any thread; with `IOE_POLLED`
+ * the owner's, and callbacks of events in flight may run in here. With `workers` 0 hold no lock
+ * that a callback takes: the driver thread may be who it waits for.
  *
  * Returns the result of the event, as `ioe_event_result` has it afterwards; or, leaving the
  * event as it was:
  * - `-EINVAL`: a pointer is NULL; the event was never prepared, or is whole and was not prepared
  *   again.
  * - `-EBUSY`: the event is in flight.
- * - `-EDEADLK`: called inside a callback of this context, or for what is handed over, inside the log
- *   callback on its driver thread.
+ * - `-EDEADLK`: called inside a callback of this context, or for what is handed over, inside the
+ *   log callback on its driver thread.
  * - `-EPERM`: not the owner of a polled context.
  * - `-ESHUTDOWN`: the context is being freed.
  * - `-EOWNERDEAD`: in a forked child.
@@ -1382,18 +1360,18 @@ int ioe_submit_batch(struct ioe_context *ctx,
  * Requires:
  * As `ioe_submit`.
  */
-int64_t ioe_submit_wait(struct ioe_context *ctx,
-                        struct ioe_event *event);
+int64_t ioe_submit_wait(struct ioe_context *ctx, struct ioe_event *event);
 
 /**
- * Asks for an event back by its `ioe_event_id`. It completes, in its callback, with `-ECANCELED`, or
- * with its own result if it finished whole first; the other events of a merged operation or of
+ * Asks for an event back by its `ioe_event_id`. It completes, in its callback, with `-ECANCELED`,
+ * or with its own result if it finished whole first; the other events of a merged operation or of
  * joined syncs go on. What is still queued never reaches the kernel. What the kernel has is asked
  * for back where the driver can: io_uring (IORING_OP_ASYNC_CANCEL, mostly for what has not begun),
  * the pool what no thread has begun, AIO nothing; the callback comes only when the kernel is done
- * with the memory. A cancelled write may have been written in part, or whole: `ioe_event_transferred`
- * tells what got through for certain. What mergers gathered is flushed. Any thread, also with
- * `IOE_POLLED`, where the owner's next `ioe_poll` acts on it and one that it sleeps in wakes.
+ * with the memory. A cancelled write may have been written in part, or whole:
+ * `ioe_event_transferred` tells what got through for certain. What mergers gathered is flushed.
+ * Any thread, also with `IOE_POLLED`, where the owner's next `ioe_poll` acts on it and one that it
+ * sleeps in wakes.
  *
  * Returns 0 where the event was found in flight in this context, or:
  * - `-ENOENT`: no event of this id is in flight in it: its callback has started, it was never
@@ -1411,24 +1389,23 @@ int64_t ioe_submit_wait(struct ioe_context *ctx,
  * Requires:
  * `ctx` is NULL or a context.
  */
-int ioe_cancel(struct ioe_context *ctx,
-               uint64_t id);
+int ioe_cancel(struct ioe_context *ctx, uint64_t id);
 
 /**
- * Makes a merger for events of one descriptor and action. The latter is `IOE_READ` or `IOE_WRITE`; it
- * joins up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It needs no
- * `merge_limit` in the context; where there is one, what a merger hands over may be joined further
- * up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any
- * thread; with `IOE_POLLED` the owner's, as all calls of a merger.
+ * Makes a merger for events of one descriptor and action. The latter is `IOE_READ` or `IOE_WRITE`;
+ * it joins up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It
+ * needs no `merge_limit` in the context; where there is one, what a merger hands over may be
+ * joined further up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the
+ * context. Any thread; with `IOE_POLLED` the owner's, as all calls of a merger.
  *
  * An operation of several events works on their own memory: nothing is copied. Each event has its
  * own callback with its own result, as if it had travelled alone: a short transfer is continued
  * for the rest; where the file ends, the events before it are whole, the one across it is short,
- * and those behind it have 0. After an error, reads that are not whole go on one by one, and writes
- * as well, once, after `EIO`, `ENOSPC`, `EDQUOT`, `EFBIG` and `EINVAL`; but with any other errno,
- * and on a descriptor with O_SYNC or O_DSYNC, whose first error is the only one that the kernel
- * reports, every event of a write that is not whole has the error. Kept apart are events that
- * overlap, writes with O_APPEND, and, with O_DIRECT, events that are not aligned.
+ * and those behind it have 0. After an error, reads that are not whole go on one by one, and
+ * writes as well, once, after `EIO`, `ENOSPC`, `EDQUOT`, `EFBIG` and `EINVAL`; but with any other
+ * errno, and on a descriptor with O_SYNC or O_DSYNC, whose first error is the only one that the
+ * kernel reports, every event of a write that is not whole has the error. Kept apart are events
+ * that overlap, writes with O_APPEND, and, with O_DIRECT, events that are not aligned.
  *
  * Returns 0, or:
  * - `-EINVAL`: `ctx` or `out` is NULL, `action` is another one, or `limit` is 0.
@@ -1453,14 +1430,14 @@ int ioe_merger_new(struct ioe_context *ctx,
                    struct ioe_merger **out);
 
 /**
- * Hands an event in, and gathers it with its neighbours. It is accepted as by `ioe_submit`. One that is not
- * adjacent to what was gathered, at either end, or would exceed the limit, flushes that first;
- * reaching the limit flushes at once. Everything gathered in a context is also flushed by
- * `ioe_drain`, by `ioe_poll` with a `min` above 0, by a barrier (`IOE_BARRIER`), by `ioe_cancel`, and
- * by whoever finds the queue full of nothing but gathered events (with several `reactors`, what those
- * of that queue gathered); an event with a time limit goes at once, with what was gathered. Without any
- * of these, an event stays gathered, and its callback does not come, until `ioe_merger_flush`. Any thread,
- * one at a time; with `IOE_POLLED` the owner's.
+ * Hands an event in, and gathers it with its neighbours. It is accepted as by `ioe_submit`. One
+ * that is not adjacent to what was gathered, at either end, or would exceed the limit, flushes
+ * that first; reaching the limit flushes at once. Everything gathered in a context is also flushed
+ * by `ioe_drain`, by `ioe_poll` with a `min` above 0, by a barrier (`IOE_BARRIER`), by
+ * `ioe_cancel`, and by whoever finds the queue full of nothing but gathered events (with several
+ * `reactors`, what those of that queue gathered); an event with a time limit goes at once, with
+ * what was gathered. Without any of these, an event stays gathered, and its callback does not
+ * come, until `ioe_merger_flush`. Any thread, one at a time; with `IOE_POLLED` the owner's.
  *
  * Returns 0, or, leaving the event yours, as it was:
  * - `-EINVAL`: a pointer is NULL; the event has another descriptor or action than the merger, was
@@ -1481,8 +1458,7 @@ int ioe_merger_new(struct ioe_context *ctx,
  * Requires:
  * `merger` is NULL or a merger; `event` as in `ioe_submit`.
  */
-int ioe_merger_add(struct ioe_merger *merger,
-                   struct ioe_event *event);
+int ioe_merger_add(struct ioe_merger *merger, struct ioe_event *event);
 
 /**
  * Hands over what was gathered. Any thread, one at a time; with `IOE_POLLED` the owner's.
@@ -1498,8 +1474,8 @@ int ioe_merger_add(struct ioe_merger *merger,
 int ioe_merger_flush(struct ioe_merger *merger);
 
 /**
- * Hands over what was gathered, and frees the merger. Any thread, one at a time; with `IOE_POLLED` the
- * owner's, or any once the owner has ended.
+ * Hands over what was gathered, and frees the merger. Any thread, one at a time; with `IOE_POLLED`
+ * the owner's, or any once the owner has ended.
  *
  * Returns 0, or, having done nothing:
  * - `-EINVAL`: `merger` is NULL.
@@ -1512,9 +1488,9 @@ int ioe_merger_flush(struct ioe_merger *merger);
 int ioe_merger_free(struct ioe_merger *merger);
 
 /**
- * Allocates memory that direct I/O can use, O_DIRECT of open(2). It has `len` zeroed bytes, aligned to
- * `align`, a power of two, and to the page in any case; 0 for `align` means the page. Kept out of forked
- * children. Release it with `ioe_buffer_free`. Any thread.
+ * Allocates memory that direct I/O can use, O_DIRECT of open(2). It has `len` zeroed bytes,
+ * aligned to `align`, a power of two, and to the page in any case; 0 for `align` means the page.
+ * Kept out of forked children. Release it with `ioe_buffer_free`. Any thread.
  *
  * Each buffer is a mapping of its own and takes one page more than it holds: make few large ones
  * and divide them (sysctl vm.max_map_count bounds their number).
@@ -1527,12 +1503,11 @@ int ioe_merger_free(struct ioe_merger *merger);
  *     ioe_prep_read(events[i], fd, pool + i * len, len, i * len);
  * ```
  */
-void *ioe_buffer_alloc(size_t len,
-                       size_t align);
+void *ioe_buffer_alloc(size_t len, size_t align);
 
 /**
- * Releases a buffer of `ioe_buffer_alloc`. Once, when no event in flight uses it. NULL is fine. In a forked
- * child it does nothing. Any thread.
+ * Releases a buffer of `ioe_buffer_alloc`. Once, when no event in flight uses it. NULL is fine. In
+ * a forked child it does nothing. Any thread.
  *
  * Requires:
  * `buf` is NULL or came from `ioe_buffer_alloc` and was not released.

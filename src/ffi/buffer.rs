@@ -6,9 +6,9 @@ use std::ptr::NonNull;
 use super::guard;
 use crate::buffer;
 
-/// Allocates memory that direct I/O can use, O_DIRECT of open(2). It has `len` zeroed bytes, aligned to
-/// `align`, a power of two, and to the page in any case; 0 for `align` means the page. Kept out of forked
-/// children. Release it with `ioe_buffer_free`. Any thread.
+/// Allocates memory that direct I/O can use, O_DIRECT of open(2). It has `len` zeroed bytes,
+/// aligned to `align`, a power of two, and to the page in any case; 0 for `align` means the page.
+/// Kept out of forked children. Release it with `ioe_buffer_free`. Any thread.
 ///
 /// Each buffer is a mapping of its own and takes one page more than it holds: make few large ones
 /// and divide them (sysctl vm.max_map_count bounds their number).
@@ -25,8 +25,8 @@ pub extern "C" fn ioe_buffer_alloc(len: usize, align: usize) -> *mut c_void {
     guard(|| buffer::alloc(len, align).map_or(std::ptr::null_mut(), |block| block.as_ptr().cast()))
 }
 
-/// Releases a buffer of `ioe_buffer_alloc`. Once, when no event in flight uses it. NULL is fine. In a forked
-/// child it does nothing. Any thread.
+/// Releases a buffer of `ioe_buffer_alloc`. Once, when no event in flight uses it. NULL is fine. In
+/// a forked child it does nothing. Any thread.
 ///
 /// # Safety
 /// `buf` is NULL or came from `ioe_buffer_alloc` and was not released.

@@ -187,8 +187,8 @@ const DEFAULTS: ioe_config = ioe_config {
 };
 
 /// A context as long as a call is inside it: its memory outlives every caller that entered before
-/// it was freed. A reactor's own thread needs no count, because the context outlives it, or it is the
-/// one that frees; others are counted where not all of them write.
+/// it was freed. A reactor's own thread needs no count, because the context outlives it, or it is
+/// the one that frees; others are counted where not all of them write.
 pub(super) struct Inside {
     shards: NonNull<Shards<CCallback>>,
     _counted: Option<Arc<Shard<CCallback>>>,
@@ -226,8 +226,8 @@ pub(super) fn timeout(timeout_ms: i64) -> Result<Deadline, i32> {
     }
 }
 
-/// Fills a config with the defaults. `size` is sizeof(ioe_config): it is kept in the struct, and what of
-/// it the library does not know is zeroed. Any thread.
+/// Fills a config with the defaults. `size` is sizeof(ioe_config): it is kept in the struct, and
+/// what of it the library does not know is zeroed. Any thread.
 ///
 /// Returns 0, or:
 /// - `-EINVAL`: `cfg` is NULL, or `size` is below 8 or no multiple of 8.
@@ -470,10 +470,10 @@ pub unsafe extern "C" fn ioe_context_stats(
     guard(|| done(unsafe { observe(ctx, out, size, stats) }))
 }
 
-/// Waits for the callbacks of all events accepted before. It returns when each of them has returned; later
-/// events do not hold it back. What mergers of the context gathered is handed over. `timeout_ms` is in
-/// milliseconds; -1 waits for ever, 0 only looks. Any thread; with `IOE_POLLED` the owner's, and
-/// callbacks run in here.
+/// Waits for the callbacks of all events accepted before. It returns when each of them has
+/// returned; later events do not hold it back. What mergers of the context gathered is handed over.
+/// `timeout_ms` is in milliseconds; -1 waits for ever, 0 only looks. Any thread; with `IOE_POLLED`
+/// the owner's, and callbacks run in here.
 ///
 /// Returns 0, or:
 /// - `-ETIMEDOUT`: the time was up first.
@@ -498,10 +498,10 @@ pub unsafe extern "C" fn ioe_drain(ctx: *mut ioe_context, timeout_ms: i64) -> c_
     })
 }
 
-/// Completes all accepted events, and frees the context. New events are refused with `-ESHUTDOWN`, the
-/// callbacks of the accepted ones run, and the threads end. Callers that are inside a submit get
-/// `-ESHUTDOWN` before the memory goes; calls that begin later are the caller's error. Any thread; with
-/// `IOE_POLLED` the owner's, or any once the owner has ended.
+/// Completes all accepted events, and frees the context. New events are refused with `-ESHUTDOWN`,
+/// the callbacks of the accepted ones run, and the threads end. Callers that are inside a submit
+/// get `-ESHUTDOWN` before the memory goes; calls that begin later are the caller's error. Any
+/// thread; with `IOE_POLLED` the owner's, or any once the owner has ended.
 ///
 /// In a forked child it closes the child's descriptors and frees what memory no other thread can
 /// have been changing at the fork, without a lock, touching nothing of the parent's; events in
@@ -605,9 +605,9 @@ pub unsafe extern "C" fn ioe_workers_free(workers: *mut ioe_workers) -> c_int {
     })
 }
 
-/// Submits what is queued in a polled context, and runs callbacks. It waits until at least `min` of them
-/// ran (at most what is in flight), or until `timeout_ms` milliseconds are over (-1: for ever, 0: not at
-/// all), or for a signal. Owner's thread.
+/// Submits what is queued in a polled context, and runs callbacks. It waits until at least `min` of
+/// them ran (at most what is in flight), or until `timeout_ms` milliseconds are over (-1: for ever,
+/// 0: not at all), or for a signal. Owner's thread.
 ///
 /// Returns how many callbacks ran, or:
 /// - `-EDEADLK`: called inside a callback of this context.
@@ -635,11 +635,11 @@ pub unsafe extern "C" fn ioe_poll(ctx: *mut ioe_context, min: u32, timeout_ms: i
     })
 }
 
-/// A descriptor that tells when to poll. It is an eventfd(2) for epoll, libuv, or a loop of your own,
-/// readable when `ioe_poll` has something to hand out. Do not read it; the context closes it. Call
-/// `ioe_poll(ctx, 0, 0)` after submitting and before sleeping on it. Best asked for before the first
-/// submit: with `IOE_DRIVER_AIO`, operations already in the kernel cannot tell it, and it stays readable
-/// until they are done. Owner's thread, or any before there is an owner.
+/// A descriptor that tells when to poll. It is an eventfd(2) for epoll, libuv, or a loop of your
+/// own, readable when `ioe_poll` has something to hand out. Do not read it; the context closes it.
+/// Call `ioe_poll(ctx, 0, 0)` after submitting and before sleeping on it. Best asked for before the
+/// first submit: with `IOE_DRIVER_AIO`, operations already in the kernel cannot tell it, and it
+/// stays readable until they are done. Owner's thread, or any before there is an owner.
 ///
 /// Returns the descriptor, or:
 /// - `-EPERM`: not the owner.

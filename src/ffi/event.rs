@@ -96,8 +96,8 @@ pub unsafe extern "C" fn ioe_event_free(event: *mut ioe_event) -> c_int {
     })
 }
 
-/// The check and the work of every prep call but the vectored ones. `memory` is `None` for what moves
-/// no bytes.
+/// The check and the work of every prep call but the vectored ones. `memory` is `None` for what
+/// moves no bytes.
 ///
 /// # Safety
 /// `event` is NULL or an event that was not freed.
@@ -179,9 +179,9 @@ unsafe fn prepare_segments(
 }
 
 /// Makes the event a read of `len` bytes at `offset` into `buf`. Both are in bytes, and `len` may
-/// exceed 2 GiB. `fd` is not looked at: a bad one is the kernel's to judge, and arrives in the callback
-/// as `-EBADF`. What the event was before is forgotten, but not its callback. Any thread that has the
-/// event.
+/// exceed 2 GiB. `fd` is not looked at: a bad one is the kernel's to judge, and arrives in the
+/// callback as `-EBADF`. What the event was before is forgotten, but not its callback. Any thread
+/// that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
@@ -208,8 +208,8 @@ pub unsafe extern "C" fn ioe_prep_read(
     guard_quiet(|| done(unsafe { prepare(event, IOAction::Read, fd, bytes, len as u64, offset) }))
 }
 
-/// Makes the event a write of `len` bytes from `buf` at `offset`. As `ioe_prep_read`. Any thread that has
-/// the event.
+/// Makes the event a write of `len` bytes from `buf` at `offset`. As `ioe_prep_read`. Any thread
+/// that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
@@ -238,14 +238,15 @@ pub unsafe extern "C" fn ioe_prep_write(
     guard_quiet(|| done(unsafe { prepare(event, IOAction::Write, fd, buf, len as u64, offset) }))
 }
 
-/// Makes the event a read at `offset` into several segments. There are `iovcnt` of them in `iov`, filled one
-/// after the other. The array is copied and may go; the segments' memory may not. Otherwise as
-/// `ioe_prep_read`. Any thread that has the event.
+/// Makes the event a read at `offset` into several segments. There are `iovcnt` of them in `iov`,
+/// filled one after the other. The array is copied and may go; the segments' memory may not.
+/// Otherwise as `ioe_prep_read`. Any thread that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
-/// - `-EINVAL`: `event` or `iov` is NULL, `iov` is not aligned, `iovcnt` is below 1 or above IOV_MAX (1024),
-///   a segment with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+/// - `-EINVAL`: `event` or `iov` is NULL, `iov` is not aligned, `iovcnt` is below 1 or above
+///   IOV_MAX (1024), a segment with bytes has no memory, or `offset` or `offset` plus all lengths
+///   is above INT64_MAX.
 /// - `-ENOMEM`: no memory for the copy of the array.
 ///
 /// # Safety
@@ -268,8 +269,9 @@ pub unsafe extern "C" fn ioe_prep_readv(
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
-/// - `-EINVAL`: `event` or `iov` is NULL, `iov` is not aligned, `iovcnt` is below 1 or above IOV_MAX (1024),
-///   a segment with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+/// - `-EINVAL`: `event` or `iov` is NULL, `iov` is not aligned, `iovcnt` is below 1 or above
+///   IOV_MAX (1024), a segment with bytes has no memory, or `offset` or `offset` plus all lengths
+///   is above INT64_MAX.
 /// - `-ENOMEM`: no memory for the copy of the array.
 ///
 /// ```c
@@ -292,9 +294,9 @@ pub unsafe extern "C" fn ioe_prep_writev(
     guard(|| done(unsafe { prepare_segments(event, action, fd, iov, iovcnt, offset) }))
 }
 
-/// Makes the event an fsync(2). Data and metadata of writes that completed before it was submitted are
-/// durable when it completes with 0. A failed one is never retried by the library: the kernel reports an
-/// error of the file once. Any thread that has the event.
+/// Makes the event an fsync(2). Data and metadata of writes that completed before it was submitted
+/// are durable when it completes with 0. A failed one is never retried by the library: the kernel
+/// reports an error of the file once. Any thread that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
@@ -315,8 +317,8 @@ pub unsafe extern "C" fn ioe_prep_fsync(event: *mut ioe_event, fd: c_int) -> c_i
     guard(|| done(unsafe { prepare(event, IOAction::Fsync, fd, None, 0, 0) }))
 }
 
-/// Makes the event an fdatasync(2). As `ioe_prep_fsync`, without metadata that reading the data back does
-/// not need. Any thread that has the event.
+/// Makes the event an fdatasync(2). As `ioe_prep_fsync`, without metadata that reading the data
+/// back does not need. Any thread that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
@@ -331,8 +333,8 @@ pub unsafe extern "C" fn ioe_prep_fdatasync(event: *mut ioe_event, fd: c_int) ->
 }
 
 /// Makes the event a fallocate(2) of `len` bytes at `offset`. Both are in bytes; `mode` is that of
-/// fallocate(2). What the file system makes of mode and length arrives in the callback. Any thread that has
-/// the event.
+/// fallocate(2). What the file system makes of mode and length arrives in the callback. Any thread
+/// that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
@@ -362,8 +364,8 @@ pub unsafe extern "C" fn ioe_prep_fallocate(
     guard(|| done(unsafe { prepare(event, action, fd, None, len, offset) }))
 }
 
-/// Sets what is called when the event completes. It is given `arg`. Both survive completion and a new prep.
-/// Any thread that has the event.
+/// Sets what is called when the event completes. It is given `arg`. Both survive completion and a
+/// new prep. Any thread that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
@@ -424,8 +426,8 @@ unsafe fn get<R: super::Panicked>(
 }
 
 /// The result of an event: bytes transferred since it was prepared, 0 for a sync or fallocate, or a
-/// negated errno. A write's is its full length or an errno; a read's is less than its length only where
-/// the file ends. Any thread.
+/// negated errno. A write's is its full length or an errno; a read's is less than its length only
+/// where the file ends. Any thread.
 ///
 /// Returns the result; `IOE_PENDING` before completion. Where there is no event:
 /// - `-EINVAL`: `event` is NULL.
@@ -445,8 +447,8 @@ pub unsafe extern "C" fn ioe_event_result(event: *const ioe_event) -> i64 {
     unsafe { get(event, -i64::from(libc::EINVAL), |event| event.result()) }
 }
 
-/// Bytes that got through since the event was prepared. They count also when its result is an errno, and
-/// while it is in flight. Any thread.
+/// Bytes that got through since the event was prepared. They count also when its result is an
+/// errno, and while it is in flight. Any thread.
 ///
 /// Returns them; 0 for NULL.
 ///
@@ -558,9 +560,9 @@ pub unsafe extern "C" fn ioe_event_arg(event: *const ioe_event) -> *mut c_void {
     unsafe { get(event, std::ptr::null_mut(), |event| callback(event).arg) }
 }
 
-/// Names the event, for `ioe_cancel`. The name is good until the event's next prep or its next completion,
-/// and never another event's. To be read before the event is submitted: afterwards it may have completed
-/// already. Any thread.
+/// Names the event, for `ioe_cancel`. The name is good until the event's next prep or its next
+/// completion, and never another event's. To be read before the event is submitted: afterwards it
+/// may have completed already. Any thread.
 ///
 /// Returns the name; 0 for NULL: no event has that.
 ///

@@ -45,14 +45,14 @@ pub enum ioe_log_level {
     IOE_LOG_DEBUG = 4,
 }
 
-/// Receives a message of at most the level asked for, one of `ioe_log_level`. `message` lives for the
-/// call. Called on whichever thread has something to say, also on several at once; it may call the
-/// library, but must not wait for a context.
+/// Receives a message of at most the level asked for, one of `ioe_log_level`. `message` lives for
+/// the call. Called on whichever thread has something to say, also on several at once; it may call
+/// the library, but must not wait for a context.
 pub type ioe_log_fn =
     Option<unsafe extern "C" fn(level: c_int, message: *const c_char, arg: *mut c_void)>;
 
-/// The version of the library that runs. It may be newer than the header's, which `IOE_VERSION_MAJOR`,
-/// `IOE_VERSION_MINOR` and `IOE_VERSION_PATCH` tell. Any thread.
+/// The version of the library that runs. It may be newer than the header's, which
+/// `IOE_VERSION_MAJOR`, `IOE_VERSION_MINOR` and `IOE_VERSION_PATCH` tell. Any thread.
 ///
 /// Returns "MAJOR.MINOR.PATCH": static, never NULL.
 ///
@@ -72,8 +72,8 @@ pub extern "C" fn ioe_version() -> *const c_char {
 
 /// The name and the meaning of an errno, negated or not. Any thread.
 ///
-/// Returns a text such as "EIO: Input/output error", "success" for 0, "unknown error" for what is no
-/// errno: static, never NULL.
+/// Returns a text such as "EIO: Input/output error", "success" for 0, "unknown error" for what is
+/// no errno: static, never NULL.
 ///
 /// ```c
 /// int ret = ioe_submit(ctx, event);
@@ -123,8 +123,9 @@ const NAMES: &[(i32, &str)] = names! {
     ENOMEDIUM EMEDIUMTYPE ECANCELED ENOKEY EOWNERDEAD ENOTRECOVERABLE EHWPOISON
 };
 
-/// Whether a driver works on this machine now. It is found out by real I/O on a file in memory, each
-/// time; contexts probe a driver once per process. `IOE_DRIVER_AUTO`: whether any works. Any thread.
+/// Whether a driver works on this machine now. It is found out by real I/O on a file in memory,
+/// each time; contexts probe a driver once per process. `IOE_DRIVER_AUTO`: whether any works. Any
+/// thread.
 ///
 /// Returns 0 where it works, else:
 /// - `-EPERM`: forbidden by seccomp or by sysctl kernel.io_uring_disabled.
@@ -164,9 +165,10 @@ pub extern "C" fn ioe_driver_name(driver: c_int) -> *const c_char {
     })
 }
 
-/// Sets the function that receives the library's messages. There is one for the process; it is given
-/// `arg`, and messages up to `max_level`, one of `ioe_log_level`. NULL turns them off, as they are at the
-/// start. A call that has already begun on another thread may end after this returns. Any thread.
+/// Sets the function that receives the library's messages. There is one for the process; it is
+/// given `arg`, and messages up to `max_level`, one of `ioe_log_level`. NULL turns them off, as
+/// they are at the start. A call that has already begun on another thread may end after this
+/// returns. Any thread.
 ///
 /// ```c
 /// static void on_message(int level, const char *message, void *arg)

@@ -26,20 +26,20 @@ unsafe fn merger<'a>(merger: *mut ioe_merger) -> Result<&'a Merger<CCallback>, i
     unsafe { merger.cast::<Merger<CCallback>>().as_ref() }.ok_or(libc::EINVAL)
 }
 
-/// Makes a merger for events of one descriptor and action. The latter is `IOE_READ` or `IOE_WRITE`; it
-/// joins up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It needs no
-/// `merge_limit` in the context; where there is one, what a merger hands over may be joined further
-/// up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any
-/// thread; with `IOE_POLLED` the owner's, as all calls of a merger.
+/// Makes a merger for events of one descriptor and action. The latter is `IOE_READ` or `IOE_WRITE`;
+/// it joins up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It
+/// needs no `merge_limit` in the context; where there is one, what a merger hands over may be
+/// joined further up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the
+/// context. Any thread; with `IOE_POLLED` the owner's, as all calls of a merger.
 ///
 /// An operation of several events works on their own memory: nothing is copied. Each event has its
 /// own callback with its own result, as if it had travelled alone: a short transfer is continued
 /// for the rest; where the file ends, the events before it are whole, the one across it is short,
-/// and those behind it have 0. After an error, reads that are not whole go on one by one, and writes
-/// as well, once, after `EIO`, `ENOSPC`, `EDQUOT`, `EFBIG` and `EINVAL`; but with any other errno,
-/// and on a descriptor with O_SYNC or O_DSYNC, whose first error is the only one that the kernel
-/// reports, every event of a write that is not whole has the error. Kept apart are events that
-/// overlap, writes with O_APPEND, and, with O_DIRECT, events that are not aligned.
+/// and those behind it have 0. After an error, reads that are not whole go on one by one, and
+/// writes as well, once, after `EIO`, `ENOSPC`, `EDQUOT`, `EFBIG` and `EINVAL`; but with any other
+/// errno, and on a descriptor with O_SYNC or O_DSYNC, whose first error is the only one that the
+/// kernel reports, every event of a write that is not whole has the error. Kept apart are events
+/// that overlap, writes with O_APPEND, and, with O_DIRECT, events that are not aligned.
 ///
 /// Returns 0, or:
 /// - `-EINVAL`: `ctx` or `out` is NULL, `action` is another one, or `limit` is 0.
@@ -84,14 +84,14 @@ pub unsafe extern "C" fn ioe_merger_new(
     })
 }
 
-/// Hands an event in, and gathers it with its neighbours. It is accepted as by `ioe_submit`. One that is not
-/// adjacent to what was gathered, at either end, or would exceed the limit, flushes that first;
-/// reaching the limit flushes at once. Everything gathered in a context is also flushed by
-/// `ioe_drain`, by `ioe_poll` with a `min` above 0, by a barrier (`IOE_BARRIER`), by `ioe_cancel`, and
-/// by whoever finds the queue full of nothing but gathered events (with several `reactors`, what those
-/// of that queue gathered); an event with a time limit goes at once, with what was gathered. Without any
-/// of these, an event stays gathered, and its callback does not come, until `ioe_merger_flush`. Any thread,
-/// one at a time; with `IOE_POLLED` the owner's.
+/// Hands an event in, and gathers it with its neighbours. It is accepted as by `ioe_submit`. One
+/// that is not adjacent to what was gathered, at either end, or would exceed the limit, flushes
+/// that first; reaching the limit flushes at once. Everything gathered in a context is also flushed
+/// by `ioe_drain`, by `ioe_poll` with a `min` above 0, by a barrier (`IOE_BARRIER`), by
+/// `ioe_cancel`, and by whoever finds the queue full of nothing but gathered events (with several
+/// `reactors`, what those of that queue gathered); an event with a time limit goes at once, with
+/// what was gathered. Without any of these, an event stays gathered, and its callback does not
+/// come, until `ioe_merger_flush`. Any thread, one at a time; with `IOE_POLLED` the owner's.
 ///
 /// Returns 0, or, leaving the event yours, as it was:
 /// - `-EINVAL`: a pointer is NULL; the event has another descriptor or action than the merger, was
@@ -138,8 +138,8 @@ pub unsafe extern "C" fn ioe_merger_flush(merger: *mut ioe_merger) -> c_int {
     guard(|| done(unsafe { self::merger(merger) }.and_then(Merger::flush)))
 }
 
-/// Hands over what was gathered, and frees the merger. Any thread, one at a time; with `IOE_POLLED` the
-/// owner's, or any once the owner has ended.
+/// Hands over what was gathered, and frees the merger. Any thread, one at a time; with `IOE_POLLED`
+/// the owner's, or any once the owner has ended.
 ///
 /// Returns 0, or, having done nothing:
 /// - `-EINVAL`: `merger` is NULL.

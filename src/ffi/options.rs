@@ -7,10 +7,10 @@ use super::event::{from_c, ioe_event};
 use super::{done, errno_of, guard, CCallback};
 use crate::tasks::{flags, IOEvent};
 
-/// What an event asks beside its action: bits of `ioe_event_set_flags`. But for `IOE_BARRIER` they are
-/// the RWF_ flags of preadv2(2), with their values, and the kernel's to judge: what the kernel, the
-/// file or the driver lacks arrives in the callback as `-EOPNOTSUPP`. Events are merged only with
-/// events of the same flags and priority.
+/// What an event asks beside its action: bits of `ioe_event_set_flags`. But for `IOE_BARRIER` they
+/// are the RWF_ flags of preadv2(2), with their values, and the kernel's to judge: what the kernel,
+/// the file or the driver lacks arrives in the callback as `-EOPNOTSUPP`. Events are merged only
+/// with events of the same flags and priority.
 #[repr(C)]
 pub enum ioe_event_flag {
     /// RWF_HIPRI: the completion is polled for. For O_DIRECT transfers of a context with
@@ -67,13 +67,14 @@ unsafe fn set(
     }
 }
 
-/// Sets what the event asks beside its action. `flags` are bits of `ioe_event_flag`, instead of those set
-/// before. After the prep, which clears them; they survive completion. Any thread that has the event.
+/// Sets what the event asks beside its action. `flags` are bits of `ioe_event_flag`, instead of
+/// those set before. After the prep, which clears them; they survive completion. Any thread that
+/// has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
-/// - `-EINVAL`: `event` is NULL or was never prepared; an unknown bit; `IOE_BARRIER` for anything but
-///   fsync and fdatasync, or another bit for anything but reads and writes; `IOE_DSYNC`,
+/// - `-EINVAL`: `event` is NULL or was never prepared; an unknown bit; `IOE_BARRIER` for anything
+///   but fsync and fdatasync, or another bit for anything but reads and writes; `IOE_DSYNC`,
 ///   `IOE_APPEND` or `IOE_ATOMIC` for a read.
 ///
 /// ```c
@@ -93,11 +94,12 @@ pub unsafe extern "C" fn ioe_event_set_flags(event: *mut ioe_event, flags: u32) 
     guard(|| unsafe { set(event, |event| event.set_flags(flags)) })
 }
 
-/// Sets the I/O priority of a read or write. `ioprio` is IOPRIO_PRIO_VALUE(class, level) of ioprio_set(2),
-/// which is class << 13 | level, or 0 for that of the thread that does it. The class is 1 (real time; needs
-/// CAP_SYS_ADMIN or CAP_SYS_NICE, else `-EPERM` in the callback), 2 (best effort) or 3 (idle), the
-/// level 0, the highest, to 7. What it does is the block layer's scheduler's matter. After the prep,
-/// which clears it; it survives completion. Any thread that has the event.
+/// Sets the I/O priority of a read or write. `ioprio` is IOPRIO_PRIO_VALUE(class, level) of
+/// ioprio_set(2), which is class << 13 | level, or 0 for that of the thread that does it. The class
+/// is 1 (real time; needs CAP_SYS_ADMIN or CAP_SYS_NICE, else `-EPERM` in the callback), 2 (best
+/// effort) or 3 (idle), the level 0, the highest, to 7. What it does is the block layer's
+/// scheduler's matter. After the prep, which clears it; it survives completion. Any thread that has
+/// the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.
@@ -119,13 +121,13 @@ pub unsafe extern "C" fn ioe_event_set_priority(event: *mut ioe_event, ioprio: c
     guard(|| unsafe { set(event, |event| event.set_priority(ioprio)) })
 }
 
-/// Sets how long the event may take, in nanoseconds. It counts from each acceptance; 0: as long as it
-/// takes. When that time is up, an event that is still queued completes with `-ETIMEDOUT`, and nothing
-/// reaches the disk. One in the kernel is cancelled where the driver can (see `ioe_cancel`), and in any case
-/// its callback comes only when the kernel is done with its memory: with its own result if it
-/// finished whole, a sync also if it failed, else with `-ETIMEDOUT`. With `IOE_POLLED` limits are
-/// looked at inside `ioe_poll`, which wakes for them. After the prep, which clears it; it survives
-/// completion. Any thread that has the event.
+/// Sets how long the event may take, in nanoseconds. It counts from each acceptance; 0: as long as
+/// it takes. When that time is up, an event that is still queued completes with `-ETIMEDOUT`, and
+/// nothing reaches the disk. One in the kernel is cancelled where the driver can (see
+/// `ioe_cancel`), and in any case its callback comes only when the kernel is done with its memory:
+/// with its own result if it finished whole, a sync also if it failed, else with `-ETIMEDOUT`. With
+/// `IOE_POLLED` limits are looked at inside `ioe_poll`, which wakes for them. After the prep, which
+/// clears it; it survives completion. Any thread that has the event.
 ///
 /// Returns 0, or, leaving the event as it was:
 /// - `-EBUSY`: the event is in flight.

@@ -84,8 +84,8 @@ pub unsafe extern "C" fn ioe_submit(ctx: *mut ioe_context, event: *mut ioe_event
     })
 }
 
-/// Hands an event to the context, but never waits. Otherwise as `ioe_submit`. Any thread; with `IOE_POLLED`
-/// the owner's.
+/// Hands an event to the context, but never waits. Otherwise as `ioe_submit`. Any thread; with
+/// `IOE_POLLED` the owner's.
 ///
 /// Returns 0, or, leaving the event yours, as it was:
 /// - `-EAGAIN`: the queue is full.
@@ -103,15 +103,15 @@ pub unsafe extern "C" fn ioe_try_submit(ctx: *mut ioe_context, event: *mut ioe_e
     })
 }
 
-/// Hands several events to the context. `n` of them, in order, waiting as `ioe_submit` does, up to the first
-/// that is refused. With `merge_limit`, they reach the reactor together, but for those that had to wait
-/// for room, and neighbours among them are joined, whatever their order. Any thread; with `IOE_POLLED`
-/// the owner's.
+/// Hands several events to the context. `n` of them, in order, waiting as `ioe_submit` does, up to
+/// the first that is refused. With `merge_limit`, they reach the reactor together, but for those
+/// that had to wait for room, and neighbours among them are joined, whatever their order. Any
+/// thread; with `IOE_POLLED` the owner's.
 ///
 /// Returns how many were accepted (at most INT_MAX are looked at); the others are yours, as they
 /// were. Where there are events and none was accepted:
-/// - `-EINVAL`: `ctx` or `events` is NULL; the first event is NULL, was never prepared, has no callback, or
-///   is whole and was not prepared again.
+/// - `-EINVAL`: `ctx` or `events` is NULL; the first event is NULL, was never prepared, has no
+///   callback, or is whole and was not prepared again.
 /// - `-EBUSY`: the first event is in flight.
 /// - `-EPERM`: not the owner of a polled context.
 /// - `-ESHUTDOWN`: the context is being freed.
@@ -160,22 +160,22 @@ pub unsafe extern "C" fn ioe_submit_batch(
     })
 }
 
-/// Runs an event and waits for it. It is done on the calling thread, whole, without the hand-over to
-/// another. A sync that finds another one of its descriptor running waits for its end; then one of
-/// those that wait syncs for all of them (not with `IOE_NO_SYNC_GROUP`, nor inside a callback of
-/// another context). A barrier, and an event with a time limit or a priority, are handed to the driver
-/// thread and waited for, also inside a callback of another context. It needs no callback, and one that
-/// is set is not called; it needs no room in the queue. Any thread; with `IOE_POLLED` the owner's, and
-/// callbacks of events in flight may run in here. With `workers` 0 hold no lock that a callback takes:
-/// the driver thread may be who it waits for.
+/// Runs an event and waits for it. It is done on the calling thread, whole, without the hand-over
+/// to another. A sync that finds another one of its descriptor running waits for its end; then one
+/// of those that wait syncs for all of them (not with `IOE_NO_SYNC_GROUP`, nor inside a callback of
+/// another context). A barrier, and an event with a time limit or a priority, are handed to the
+/// driver thread and waited for, also inside a callback of another context. It needs no callback,
+/// and one that is set is not called; it needs no room in the queue. Any thread; with `IOE_POLLED`
+/// the owner's, and callbacks of events in flight may run in here. With `workers` 0 hold no lock
+/// that a callback takes: the driver thread may be who it waits for.
 ///
 /// Returns the result of the event, as `ioe_event_result` has it afterwards; or, leaving the
 /// event as it was:
 /// - `-EINVAL`: a pointer is NULL; the event was never prepared, or is whole and was not prepared
 ///   again.
 /// - `-EBUSY`: the event is in flight.
-/// - `-EDEADLK`: called inside a callback of this context, or for what is handed over, inside the log
-///   callback on its driver thread.
+/// - `-EDEADLK`: called inside a callback of this context, or for what is handed over, inside the
+///   log callback on its driver thread.
 /// - `-EPERM`: not the owner of a polled context.
 /// - `-ESHUTDOWN`: the context is being freed.
 /// - `-EOWNERDEAD`: in a forked child.
@@ -203,14 +203,15 @@ pub unsafe extern "C" fn ioe_submit_wait(ctx: *mut ioe_context, event: *mut ioe_
     })
 }
 
-/// Asks for an event back by its `ioe_event_id`. It completes, in its callback, with `-ECANCELED`, or
-/// with its own result if it finished whole first; the other events of a merged operation or of
+/// Asks for an event back by its `ioe_event_id`. It completes, in its callback, with `-ECANCELED`,
+/// or with its own result if it finished whole first; the other events of a merged operation or of
 /// joined syncs go on. What is still queued never reaches the kernel. What the kernel has is asked
 /// for back where the driver can: io_uring (IORING_OP_ASYNC_CANCEL, mostly for what has not begun),
 /// the pool what no thread has begun, AIO nothing; the callback comes only when the kernel is done
-/// with the memory. A cancelled write may have been written in part, or whole: `ioe_event_transferred`
-/// tells what got through for certain. What mergers gathered is flushed. Any thread, also with
-/// `IOE_POLLED`, where the owner's next `ioe_poll` acts on it and one that it sleeps in wakes.
+/// with the memory. A cancelled write may have been written in part, or whole:
+/// `ioe_event_transferred` tells what got through for certain. What mergers gathered is flushed.
+/// Any thread, also with `IOE_POLLED`, where the owner's next `ioe_poll` acts on it and one that it
+/// sleeps in wakes.
 ///
 /// Returns 0 where the event was found in flight in this context, or:
 /// - `-ENOENT`: no event of this id is in flight in it: its callback has started, it was never
