@@ -139,6 +139,7 @@ $(MAN): $(HEADER) $(MAN_TOOL)
 	@touch $@
 
 check-man: $(MAN) $(SHARED) tools-c tools-man ## the manual pages say what the header says
+	$(CARGO) test --locked --release --quiet --manifest-path man/Cargo.toml --target-dir target/man-tool
 	prove --failures --comments c_tests/man.sh
 
 FIGURES := python3 bench/figures.py target/bench/figures $(SHARED) bench/figures.txt
@@ -263,7 +264,8 @@ lint: ## rustfmt and clippy, warnings as errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --release --all-targets -- -D warnings
 	$(CARGO) fmt --check --manifest-path man/Cargo.toml
-	$(CARGO) clippy --locked --release --manifest-path man/Cargo.toml --target-dir target/man-tool -- -D warnings
+	$(CARGO) clippy --locked --release --all-targets --manifest-path man/Cargo.toml \
+	  --target-dir target/man-tool -- -D warnings
 
 REPORT := --dir target/bench --json target/bench/report.json --html target/bench/report.html
 bench: target/bench/run $(REFERENCE) ## this engine beside what a program would use otherwise: three minutes

@@ -195,3 +195,66 @@ pub fn sentences(paragraph: &str) -> Vec<String> {
     }
     sentences
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMMENT: &str = "Waits for `ctx`; for all of it. More. Any thread.
+
+Returns 0, or:
+- `-EINVAL`, `-EPERM`: `ctx` is
+  NULL.
+
+```c
+int a;
+
+int b;
+```
+
+Requires:
+`ctx` is a context.";
+
+    fn parsed(text: &str, returns_nothing: bool) -> Result<CallDoc, String> {
+        call(&text.lines().map(String::from).collect::<Vec<_>>(), returns_nothing)
+    }
+
+    #[test]
+    fn a_comment_is_taken_apart() {
+        let doc = parsed(COMMENT, false).unwrap();
+        assert_eq!(doc.purpose, "waits for ctx");
+        assert_eq!(doc.description, ["Waits for `ctx`; for all of it. More."]);
+        assert_eq!((doc.threads.as_str(), doc.returns.as_str()), ("Any thread.", "Returns 0, or:"));
+        assert_eq!(doc.errors[0].names, ["-EINVAL", "-EPERM"]);
+        assert_eq!(doc.errors[0].cause, "`ctx` is NULL.");
+        assert_eq!(doc.examples, [["int a;", "", "int b;"]]);
+        assert_eq!(doc.requires, "`ctx` is a context.");
+    }
+
+    #[test]
+    fn what_is_missing_or_misplaced_is_refused() {
+        let cases = [
+            ("Any thread.", "", "no sentence that begins"),
+            ("More.", "Any thread has it.", "two sentences about threads"),
+            (
+                "; for all of it",
+                " and for everything else that it may have, and has had",
+                "characters",
+            ),
+            ("Returns 0, or:", "Returns 0.", "a list of errors follows on a colon"),
+            ("Returns 0, or:", "It returns 0, or:", "a list that is not of errors"),
+            ("- `-EINVAL`, `-EPERM`: ", "- EINVAL: ", "not an error and its cause"),
+            ("- `-EINVAL`, `-EPERM`: ", "- `-EINVAL`, `PERM`: ", "not an error and its cause"),
+            ("Requires:", "Needs:", "not understood, after what it returns"),
+            ("Returns 0", "SHUTDOWN\n\nReturns 0", "a heading in the comment of a call"),
+            ("```c", "```rust", "code in \"rust\""),
+        ];
+        for (from, to, expected) in cases {
+            let message = parsed(&COMMENT.replacen(from, to, 1), false).map(|_| ()).unwrap_err();
+            assert!(message.contains(expected), "{to}: {message}");
+        }
+        assert!(parsed(COMMENT, true).is_err(), "a call of type void returns nothing");
+        assert!(parsed("Ends. Any thread.", true).is_ok());
+        assert!(parsed("Ends. Any thread.", false).is_err(), "it is not said what it returns");
+    }
+}

@@ -195,3 +195,28 @@ fn call(result: &str, tail: &str) -> Call {
     let parameters = tail.trim_end_matches(')').split(", ").map(String::from).collect();
     Call { result: result.into(), parameters }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_understood_is_refused_with_its_line() {
+        let cases = [
+            ("int ioe_a(void);\nunion b { int now; };", "line 5: not understood"),
+            ("int a(void);", "line 4: not a name of the library's"),
+            ("int ioe_a(void)\n", "line 5: a declaration without an end"),
+            ("typedef int ioe_a;", "line 4: a type of an unknown form"),
+            ("typedef enum ioe_a {\n    IOE_A,\n} ioe_a;", "line 5: a member of an unknown form"),
+            ("typedef enum ioe_a {\n    IOE_A = 1,", "line 6: a type without an end"),
+            ("/**\n text\n */", "line 5: no line of a comment"),
+            ("/** text", "line 4: a comment of an unknown form"),
+            ("/**\n * text", "line 6: a comment without an end"),
+            ("/** \u{e9} */", "line 4: not ASCII"),
+        ];
+        for (text, expected) in cases {
+            let outcome = parse(&format!("/* io_engine: all.\n */\n\n{text}")).map(|_| ());
+            assert_eq!(outcome.unwrap_err(), expected, "{text}");
+        }
+    }
+}

@@ -132,3 +132,42 @@ fn parts<'a>(header: &'a Header, page: &Page) -> Result<Parts<'a>, String> {
         types: page.types.iter().map(find).collect::<Result<_, _>>()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &str = include_str!("../../include/io_engine.h");
+
+    fn made(text: &str) -> Result<BTreeMap<String, String>, String> {
+        make(&header::parse(text)?)
+    }
+
+    #[test]
+    fn the_header_makes_pages() {
+        let pages = made(HEADER).unwrap();
+        assert!(pages.contains_key("man7/io_engine.7") && pages.contains_key("man3/ioe_submit.3"));
+    }
+
+    #[test]
+    fn a_call_without_a_page_is_refused() {
+        let message = made(&format!("{HEADER}\nint ioe_new(void);\n")).unwrap_err();
+        assert!(message.contains("call ioe_new is on no page"), "{message}");
+    }
+
+    #[test]
+    fn a_page_without_a_call_is_refused() {
+        let message = made(&HEADER.replace("int ioe_drain(", "int ioe_submit(")).unwrap_err();
+        assert!(message.contains("ioe_drain is not declared, but has a page"), "{message}");
+    }
+
+    #[test]
+    fn a_page_without_an_example_is_refused() {
+        let mut header = header::parse(HEADER).unwrap();
+        let drain = header.items.iter_mut().find(|item| item.name == "ioe_drain").unwrap();
+        let code = drain.doc.iter().position(|line| line == "```c").unwrap();
+        let end = drain.doc.iter().rposition(|line| line == "```").unwrap();
+        drain.doc.drain(code..=end);
+        assert_eq!(make(&header).unwrap_err(), "ioe_drain: no example");
+    }
+}

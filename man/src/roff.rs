@@ -274,3 +274,44 @@ fn guarded(line: &str) -> String {
         false => line.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a paragraph becomes, with the references that follow.
+    fn set(text: &str) -> Result<String, String> {
+        let page = |name: &str| (name.to_string(), "ioe_a".to_string());
+        let names = Names {
+            calls: ["ioe_a", "ioe_b"].map(page).into(),
+            others: ["ioe_type", "IOE_ONE"].map(page).into(),
+        };
+        let mut roff = Writer::new(&names, "ioe_a", '3', &["ioe_a"], "1");
+        roff.section("NOTES");
+        roff.paragraph(text)?;
+        let text = roff.finish(&[]);
+        Ok(text.split(".SH NOTES\n").nth(1).unwrap().replace(".SH \"SEE ALSO\"\n", "| "))
+    }
+
+    #[test]
+    fn names_are_set_off_and_referred_to() {
+        let cases = [
+            ("`ioe_a` or `ioe_b`", "\\fBioe_a\\fP() or \\fBioe_b\\fP(3)\n| .BR ioe_b (3),\n"),
+            ("`ctx` has `IOE_ONE`", "\\fIctx\\fP has \\fBIOE_ONE\\fP\n| "),
+            ("see fsync(2) (now)", "see \\fBfsync\\fP(2) (now)\n| .BR fsync (2),\n"),
+            ("a-b is -1. 'c' \\ `-EIO`", "a-b is \\-1. 'c' \\e \\fB\\-EIO\\fP\n| "),
+            ("One. Two.", "One.\nTwo.\n| "),
+            (".x", "\\&.x\n| "),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(set(text).unwrap(), format!("{expected}.BR io_engine (7)\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_exist_is_refused() {
+        assert_eq!(set("`ioe_c`").unwrap_err(), "ioe_c is not declared");
+        assert_eq!(set("`IOE_TWO`").unwrap_err(), "IOE_TWO is not declared");
+        assert!(set("`ctx").unwrap_err().contains("an odd number of backquotes"));
+    }
+}
