@@ -2,6 +2,7 @@
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
+MANDIR  ?= $(PREFIX)/share/man
 CC      ?= cc
 CXX     ?= c++
 CARGO   ?= cargo
@@ -306,15 +307,18 @@ target/bench/%.o: bench/%.cc $(wildcard bench/*.h) | tools-bench
 STATIC_LIBS := -lpthread -ldl -lm
 DEST         := $(DESTDIR)$(PREFIX)
 DEST_LIB     := $(DESTDIR)$(LIBDIR)
+DEST_MAN     := $(DESTDIR)$(MANDIR)
 DEST_PC      := $(DEST_LIB)/pkgconfig
 DEST_CMAKE   := $(DEST_LIB)/cmake/io_engine
 FILLED_IN    := sed -e 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|' \
   -e 's|@MAJOR@|$(MAJOR)|; s|@STATIC_LIBS@|$(STATIC_LIBS)|' \
   -e "s|@INCLUDE_FROM_LIBDIR@|$$(realpath -ms --relative-to=$(LIBDIR) $(PREFIX)/include)|" \
   -e "s|@POINTER_SIZE@|$$($(CC) -dM -E -xc /dev/null | sed -n 's/.*__SIZEOF_POINTER__ //p')|"
-install: lib ## into PREFIX: headers, libraries, pkg-config, CMake: make install PREFIX= DESTDIR= LIBDIR=
-	install -d $(DEST)/include $(DEST_LIB) $(DEST_PC) $(DEST_CMAKE)
+install: lib man ## into PREFIX: headers, libraries, pages, pkg-config, CMake: make install PREFIX= DESTDIR= LIBDIR=
+	install -d $(DEST)/include $(DEST_LIB) $(DEST_PC) $(DEST_CMAKE) $(DEST_MAN)/man3 $(DEST_MAN)/man7
 	install -m 644 include/*.h $(DEST)/include
+	@echo "$(DEST_MAN)/man3, man7" && install -m 644 target/man/man3/* $(DEST_MAN)/man3
+	@install -m 644 target/man/man7/* $(DEST_MAN)/man7
 	install -m 644 $(SHARED) $(DEST_LIB)/libio_engine.so.$(VERSION)
 	$(STRIP) --strip-unneeded $(DEST_LIB)/libio_engine.so.$(VERSION)
 	ln -sf libio_engine.so.$(VERSION) $(DEST_LIB)/$(SONAME)
@@ -333,7 +337,8 @@ uninstall: ## remove what install brought: with the same PREFIX= DESTDIR= LIBDIR
 	rm -f $(DEST)/include/io_engine.h $(DEST)/include/io_engine.hpp \
 	  $(DEST_LIB)/libio_engine.a $(DEST_LIB)/libio_engine.so $(DEST_LIB)/$(SONAME) $(DEST_LIB)/$(SONAME).* \
 	  $(DEST_PC)/io_engine.pc $(DEST_CMAKE)/io_engineConfig*.cmake
-	@for dir in $(DEST_CMAKE) $(DEST_PC) $(DEST)/include; do \
+	rm -f $(DEST_MAN)/man3/ioe_*.3 $(DEST_MAN)/man3/IOE_*.3 $(DEST_MAN)/man7/io_engine.7
+	@for dir in $(DEST_CMAKE) $(DEST_PC) $(DEST)/include $(DEST_MAN)/man3 $(DEST_MAN)/man7; do \
 	  case $(PREFIX) in /usr | /usr/local) parents= ;; *) parents=-p ;; esac; \
 	  [ ! -d $$dir ] || rmdir $$parents --ignore-fail-on-non-empty $$dir; \
 	done
@@ -371,7 +376,7 @@ endef
 tools-c:
 	$(call bring,$(CC) $(CXX) prove,cmocka.h,gcc g++ perl libcmocka-dev)
 
-tools-install: tools-c
+tools-install: tools-c tools-man
 	$(call bring,clang++ cmake pkg-config readelf,stdio.h,clang cmake pkg-config binutils)
 
 tools-deb:

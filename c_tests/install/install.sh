@@ -121,6 +121,8 @@ check "make install into an empty prefix" make_in install PREFIX="$prefix" LIBDI
 check "the links lead to the library, which has a SONAME" links_lead_to_it
 check "every exported symbol has its version" symbols_have_versions
 check "nothing but the calls is global in the archive" archive_shows_calls_only
+check "there is a page for a call" [ -s "$(man -M "$prefix/share/man" -w 3 ioe_try_submit)" ]
+check "there is a page for the library" [ -s "$(man -M "$prefix/share/man" -w 7 io_engine)" ]
 check "no installed file refers to the source tree" says_nothing_of "$source" "$prefix"
 
 PKG_CONFIG_PATH=$libdir/pkgconfig LD_LIBRARY_PATH=$libdir
