@@ -581,7 +581,7 @@ const char *ioe_strerror(int err);
  * each time; contexts probe a driver once per process. `IOE_DRIVER_AUTO`: whether any works. Any
  * thread.
  *
- * Returns 0 where it works, else:
+ * Returns 0 where it works, the negated errno of that I/O where it failed, else:
  * - `-EPERM`: forbidden by seccomp or by sysctl kernel.io_uring_disabled.
  * - `-ENOSYS`: not in this kernel, or hidden by seccomp.
  * - `-EAGAIN`, `-ENOMEM`, `-EMFILE`, `-ENFILE`: a limit is used up at the moment.
@@ -856,7 +856,7 @@ int ioe_context_fd(const struct ioe_context *ctx);
 /**
  * Makes an event, to be prepared. Released with `ioe_event_free`. Any thread.
  *
- * Returns NULL when out of memory.
+ * Returns the event; NULL when out of memory.
  *
  * ```c
  * event = ioe_event_new();
@@ -1064,6 +1064,11 @@ int ioe_event_set_callback(struct ioe_event *event, ioe_callback cb, void *arg);
  * negated errno. A write's is its full length or an errno; a read's is less than its length only
  * where the file ends. Any thread.
  *
+ * An errno is what preadv2(2), pwritev2(2), fsync(2) or fallocate(2) said, such as `-EBADF`,
+ * `-EIO` or `-ENOSPC`; `-EOPNOTSUPP` for a flag that the kernel, the file or the driver lacks;
+ * `-ECANCELED` after `ioe_cancel`; `-ETIMEDOUT` after `ioe_event_set_timeout`; for a sync, that of
+ * the sync it was joined with; for a barrier, that of a write before it.
+ *
  * Returns the result; `IOE_PENDING` before completion. Where there is no event:
  * - `-EINVAL`: `event` is NULL.
  *
@@ -1106,7 +1111,7 @@ bool ioe_event_is_done(const struct ioe_event *event);
  * Returns it; -1 where never prepared, or for NULL.
  *
  * ```c
- * // All that a program needs to know of an event is in it.
+ * // The next read of as many bytes, into the same memory.
  * err = ioe_prep_read(event, ioe_event_fd(event),
  *                     ioe_event_buffer(event), ioe_event_size(event),
  *                     ioe_event_offset(event) + ioe_event_size(event));
@@ -1392,7 +1397,7 @@ int64_t ioe_submit_wait(struct ioe_context *ctx, struct ioe_event *event);
 int ioe_cancel(struct ioe_context *ctx, uint64_t id);
 
 /**
- * Makes a merger for events of one descriptor and action. The latter is `IOE_READ` or `IOE_WRITE`;
+ * Makes a merger for events of one descriptor and action. `action` is `IOE_READ` or `IOE_WRITE`;
  * it joins up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It
  * needs no `merge_limit` in the context; where there is one, what a merger hands over may be
  * joined further up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the
@@ -1415,6 +1420,8 @@ int ioe_cancel(struct ioe_context *ctx, uint64_t id);
  *
  * ```c
  * err = ioe_merger_new(ctx, fd, IOE_WRITE, 1 << 20, &merger);
+ * if (err != 0)
+ *     return err;
  * for (size_t i = 0; i < n && err == 0; i++)
  *     err = ioe_merger_add(merger, events[i]);
  * ioe_merger_free(merger); // hands over what is left
@@ -1495,7 +1502,7 @@ int ioe_merger_free(struct ioe_merger *merger);
  * Each buffer is a mapping of its own and takes one page more than it holds: make few large ones
  * and divide them (sysctl vm.max_map_count bounds their number).
  *
- * Returns NULL where `len` is 0, `align` is no power of two, or memory is short.
+ * Returns the memory; NULL where `len` is 0, `align` is no power of two, or memory is short.
  *
  * ```c
  * char *pool = (char *)ioe_buffer_alloc(64 * len, 4096);

@@ -13,7 +13,7 @@ use crate::buffer;
 /// Each buffer is a mapping of its own and takes one page more than it holds: make few large ones
 /// and divide them (sysctl vm.max_map_count bounds their number).
 ///
-/// Returns NULL where `len` is 0, `align` is no power of two, or memory is short.
+/// Returns the memory; NULL where `len` is 0, `align` is no power of two, or memory is short.
 ///
 /// ```c
 /// char *pool = (char *)ioe_buffer_alloc(64 * len, 4096);

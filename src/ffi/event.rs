@@ -50,7 +50,7 @@ pub(super) unsafe fn from_c(event: *const ioe_event) -> Option<ManuallyDrop<IOEv
 
 /// Makes an event, to be prepared. Released with `ioe_event_free`. Any thread.
 ///
-/// Returns NULL when out of memory.
+/// Returns the event; NULL when out of memory.
 ///
 /// ```c
 /// event = ioe_event_new();
@@ -429,6 +429,11 @@ unsafe fn get<R: super::Panicked>(
 /// negated errno. A write's is its full length or an errno; a read's is less than its length only
 /// where the file ends. Any thread.
 ///
+/// An errno is what preadv2(2), pwritev2(2), fsync(2) or fallocate(2) said, such as `-EBADF`,
+/// `-EIO` or `-ENOSPC`; `-EOPNOTSUPP` for a flag that the kernel, the file or the driver lacks;
+/// `-ECANCELED` after `ioe_cancel`; `-ETIMEDOUT` after `ioe_event_set_timeout`; for a sync, that of
+/// the sync it was joined with; for a barrier, that of a write before it.
+///
 /// Returns the result; `IOE_PENDING` before completion. Where there is no event:
 /// - `-EINVAL`: `event` is NULL.
 ///
@@ -478,7 +483,7 @@ pub unsafe extern "C" fn ioe_event_is_done(event: *const ioe_event) -> bool {
 /// Returns it; -1 where never prepared, or for NULL.
 ///
 /// ```c
-/// // All that a program needs to know of an event is in it.
+/// // The next read of as many bytes, into the same memory.
 /// err = ioe_prep_read(event, ioe_event_fd(event),
 ///                     ioe_event_buffer(event), ioe_event_size(event),
 ///                     ioe_event_offset(event) + ioe_event_size(event));

@@ -127,7 +127,7 @@ const NAMES: &[(i32, &str)] = names! {
 /// each time; contexts probe a driver once per process. `IOE_DRIVER_AUTO`: whether any works. Any
 /// thread.
 ///
-/// Returns 0 where it works, else:
+/// Returns 0 where it works, the negated errno of that I/O where it failed, else:
 /// - `-EPERM`: forbidden by seccomp or by sysctl kernel.io_uring_disabled.
 /// - `-ENOSYS`: not in this kernel, or hidden by seccomp.
 /// - `-EAGAIN`, `-ENOMEM`, `-EMFILE`, `-ENFILE`: a limit is used up at the moment.

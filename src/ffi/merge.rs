@@ -26,7 +26,7 @@ unsafe fn merger<'a>(merger: *mut ioe_merger) -> Result<&'a Merger<CCallback>, i
     unsafe { merger.cast::<Merger<CCallback>>().as_ref() }.ok_or(libc::EINVAL)
 }
 
-/// Makes a merger for events of one descriptor and action. The latter is `IOE_READ` or `IOE_WRITE`;
+/// Makes a merger for events of one descriptor and action. `action` is `IOE_READ` or `IOE_WRITE`;
 /// it joins up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It
 /// needs no `merge_limit` in the context; where there is one, what a merger hands over may be
 /// joined further up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the
@@ -49,6 +49,8 @@ unsafe fn merger<'a>(merger: *mut ioe_merger) -> Result<&'a Merger<CCallback>, i
 ///
 /// ```c
 /// err = ioe_merger_new(ctx, fd, IOE_WRITE, 1 << 20, &merger);
+/// if (err != 0)
+///     return err;
 /// for (size_t i = 0; i < n && err == 0; i++)
 ///     err = ioe_merger_add(merger, events[i]);
 /// ioe_merger_free(merger); // hands over what is left
