@@ -1,14 +1,149 @@
-/* io_engine: asynchronous disk I/O for Linux. Every accepted event completes exactly once, whole.
+/* io_engine: asynchronous disk I/O for Linux. A program prepares events, gives each a callback, and
+ * submits them to a context. Every accepted event completes exactly once, whole.
  *
- * Calls that return int or int64_t answer 0 or a count on success and a negated errno on failure.
- * None touches errno. An out parameter is written only on success. A call that fails never runs a
- * callback. NULL and arguments out of range give -EINVAL (from getters: the value stated), never a
- * crash. Files are regular files and block devices.
+ * Calls that return int or int64_t answer 0 or a count on success and a negated errno on failure. None
+ * touches errno. An out parameter is written only on success. A call that fails never runs a callback.
+ * NULL and arguments out of range give `-EINVAL` (from getters: the value stated), never a crash. From
+ * any of them, `-ENOTRECOVERABLE` is a defect of the library that it caught itself. Files are regular
+ * files and block devices.
  *
- * Generated from src/ffi/ by `make header`: do not edit. */
+ * OWNERSHIP
+ *
+ * An event is the program's, except between a successful submit and the start of its callback. In the
+ * callback it is the program's again: to be read, freed, kept, or prepared and submitted once more. In
+ * between, its buffers live, its descriptor stays open, and only its getters may be called, from any
+ * thread. Otherwise one thread at a time has it. A submit that fails leaves it with the program, as it
+ * was.
+ *
+ * The library frees no buffer and closes no descriptor of the program's. It copies the array of a
+ * vectored event, and nothing else.
+ *
+ * THREADS
+ *
+ * - A context is used from any thread. Callbacks run on its own threads (`workers` of `ioe_config`), on
+ *   its driver thread where `workers` is 0, or on threads that contexts share (`ioe_workers_new`).
+ * - With `IOE_POLLED` a context has no thread. The first that submits or polls owns it, and callbacks run
+ *   inside its calls. `ioe_context_fd` puts such a context into an event loop. Where the owner ends
+ *   first, what is in flight is finished, and its callbacks run in `ioe_context_free`.
+ * - With several `reactors`, a context has as many driver threads, each with a queue of its own.
+ * - What the kernel interface cannot do is done by a pool of threads, polled or not.
+ *
+ * The library's threads are called ioe-reactor, ioe-worker-N, ioe-pool and ioe-alarm.
+ *
+ * DELIVERY
+ *
+ * Every accepted event has its callback called exactly once, with its result, whatever fails.
+ * `ioe_submit_wait` is the exception: it returns the result and calls nothing. Callbacks of one context
+ * run at the same time where it has several callback threads. Order among events in flight is
+ * undefined; a callback that submits the next, or `IOE_BARRIER`, makes order.
+ *
+ * `ioe_submit` waits while `queue_size` accepted events have not started their callbacks. Inside a
+ * callback it never waits, so callbacks cannot block each other; `ioe_drain`, `ioe_context_free`,
+ * `ioe_submit_wait` and `ioe_poll` of the same context answer `-EDEADLK` there.
+ *
+ * `ioe_cancel` and `ioe_event_set_timeout` end an event early. Its callback comes all the same, when the
+ * kernel is done with its memory.
+ *
+ * SHORT I/O
+ *
+ * A transfer is whole, or ended by the end of the file, or an error. A short one is continued by the
+ * library, with buffer, length and offset moved on, on every driver and for every length, also beyond
+ * 2 GiB. A write's result is its full length or a negated errno; a read's is less than its length only
+ * where the file ends. `ioe_event_transferred` tells how much got through in any case. An event that
+ * ended early may be submitted again as it is: it goes on where it stopped.
+ *
+ * MERGING
+ *
+ * With `merge_limit` of `ioe_config`, events that wait together and are neighbours in their file travel
+ * in one operation. Nothing waits for the sake of it, and nothing is copied. `ioe_merger_new` gathers by
+ * hand, for writers who know what comes next: there, events wait until they are flushed. Either way each
+ * event has its own callback and the result that it would have had alone.
+ *
+ * DURABILITY
+ *
+ * A write that completed is not yet durable. It is once an fsync or fdatasync completes with 0 that was
+ * submitted after it had completed, or with `IOE_BARRIER` after it was submitted; or if it had
+ * `IOE_DSYNC`. A new file's name needs an fsync of its directory as well.
+ *
+ * Syncs of one descriptor that wait while another runs become one call of the kernel, whose result all
+ * of them have. A sync that failed is never tried again: the kernel reports a lost write once, and the
+ * next sync would say yes. What a program can do is to stop, and recover from what was durable before.
+ *
+ * SHUTDOWN
+ *
+ * `ioe_context_free` refuses new events, completes the accepted ones, runs their callbacks, and ends the
+ * threads. Mergers are freed before their context, shared workers after it, events and buffers whenever
+ * they are not in flight. What is in flight when the process ends without that may have reached the file
+ * or not.
+ *
+ * FORK
+ *
+ * In a child of fork(2), calls on inherited contexts, mergers and workers answer `-EOWNERDEAD`; only
+ * `ioe_context_free` does something: it gives back the child's copy. The parent notices nothing. Memory
+ * of `ioe_buffer_alloc` is not there in the child. A child may make contexts of its own. One that a
+ * callback forks must not return from it, but call _exit(2) or exec(3).
+ *
+ * SIGNALS
+ *
+ * The library's threads block all signals but those that their own instructions raise (SIGSEGV, SIGBUS,
+ * SIGILL, SIGFPE, SIGTRAP, SIGSYS), so a program's handlers run on its own threads. A signal ends the wait
+ * of `ioe_poll`, which returns how many callbacks ran; all other calls go on waiting, and none answers
+ * `-EINTR`. Writing beyond RLIMIT_FSIZE is `-EFBIG`, without SIGXFSZ. No call is safe inside a signal
+ * handler: see signal-safety(7).
+ *
+ * ENVIRONMENT
+ *
+ * `IOE_DRIVER`, one of auto, uring, aio and pool, takes the place of `IOE_DRIVER_AUTO`, and only of that.
+ * See `ioe_probe` for what the drivers need.
+ *
+ * EXAMPLE
+ *
+ * A record, and a sync behind it: once that is done, the record is durable.
+ *
+ * ```c
+ * #include <fcntl.h>
+ * #include <io_engine.h>
+ * #include <stdio.h>
+ *
+ * static void on_written(ioe_event *event, void *arg)
+ * {
+ *     (void)arg;
+ *     printf("written: %d bytes\n", (int)ioe_event_result(event));
+ * }
+ *
+ * int main(void)
+ * {
+ *     static char record[] = "one record\n";
+ *     int fd = open("example.log", O_WRONLY | O_CREAT, 0644);
+ *     ioe_event *write = ioe_event_new(), *sync = ioe_event_new();
+ *     ioe_context *ctx;
+ *     int err = ioe_context_new(NULL, &ctx);
+ *     if (err != 0)
+ *         return fprintf(stderr, "%s\n", ioe_strerror(err)), 1;
+ *
+ *     // Events that are NULL are refused with an error.
+ *     ioe_prep_write(write, fd, record, sizeof record - 1, 0);
+ *     ioe_event_set_callback(write, on_written, NULL);
+ *     int64_t result = ioe_submit(ctx, write);
+ *
+ *     ioe_prep_fdatasync(sync, fd);
+ *     ioe_event_set_flags(sync, IOE_BARRIER);
+ *     if (result == 0)
+ *         result = ioe_submit_wait(ctx, sync); // of the write, too
+ *     if (result < 0)
+ *         fprintf(stderr, "%s\n", ioe_strerror((int)result));
+ *     ioe_context_free(ctx); // the callback has returned by then
+ *     ioe_event_free(write);
+ *     ioe_event_free(sync);
+ *     return result < 0;
+ * }
+ * ```
+ */
 
 #ifndef IO_ENGINE_H
 #define IO_ENGINE_H
+
+/* Generated from src/ffi/ by `make header`: do not edit. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -142,10 +277,10 @@ typedef enum ioe_flag {
 } ioe_flag;
 
 /**
- * What an event asks beside its action: bits of `ioe_event_set_flags`. But for `IOE_BARRIER` they are
- * the RWF_ flags of preadv2(2), with their values, and the kernel's to judge: what the kernel, the
- * file or the driver lacks arrives in the callback as `-EOPNOTSUPP`. Events are merged only with
- * events of the same flags and priority.
+ * What an event asks beside its action: bits of `ioe_event_set_flags`. But for `IOE_BARRIER` they
+ * are the RWF_ flags of preadv2(2), with their values, and the kernel's to judge: what the kernel,
+ * the file or the driver lacks arrives in the callback as `-EOPNOTSUPP`. Events are merged only
+ * with events of the same flags and priority.
  */
 typedef enum ioe_event_flag {
     /**
@@ -216,9 +351,9 @@ typedef struct ioe_merger ioe_merger;
 typedef struct ioe_workers ioe_workers;
 
 /**
- * Receives a message of at most the level asked for. `message` lives for the call. Called on
- * whichever thread has something to say, also on several at once; it may call the library, but
- * must not wait for a context.
+ * Receives a message of at most the level asked for, one of `ioe_log_level`. `message` lives for
+ * the call. Called on whichever thread has something to say, also on several at once; it may call
+ * the library, but must not wait for a context.
  */
 typedef void (*ioe_log_fn)(int level, const char *message, void *arg);
 
@@ -237,8 +372,9 @@ typedef struct ioe_config {
      */
     int32_t driver;
     /**
-     * Operations in the kernel at once, of each reactor: 1 to 32768. Where the machine's limits do not allow it,
-     * half of it is tried, and half of that, down to 16; `ioe_info` says what runs. Default 128.
+     * Operations in the kernel at once, of each reactor: 1 to 32768. Where the machine's limits do not
+     * allow it, half of it is tried, and half of that, down to 16; `ioe_info` says what runs. Default
+     * 128.
      */
     uint32_t depth;
     /**
@@ -270,7 +406,7 @@ typedef struct ioe_config {
     struct ioe_workers *shared;
     /**
      * Milliseconds. An operation that the kernel has for longer is reported, once, to the log
-     * callback (`ioe_set_log`, level 2): action, descriptor, file name, offset, length, age. With
+     * callback (`ioe_set_log`, `IOE_LOG_WARN`): action, descriptor, file name, offset, length, age. With
      * `IOE_POLLED` that is inside `ioe_poll`, and for what `ioe_submit_wait` does on the calling
      * thread, when that returns. 0: never. Default 0.
      */
@@ -414,49 +550,92 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * The version of the library that runs, as "MAJOR.MINOR.PATCH". The macros `IOE_VERSION_MAJOR`,
- * `IOE_VERSION_MINOR` and `IOE_VERSION_PATCH` are those of the header. Static; any thread.
+ * The version of the library that runs. It may be newer than the header's, which
+ * `IOE_VERSION_MAJOR`, `IOE_VERSION_MINOR` and `IOE_VERSION_PATCH` tell. Any thread.
+ *
+ * Returns "MAJOR.MINOR.PATCH": static, never NULL.
+ *
+ * ```c
+ * printf("built with io_engine %d.%d.%d, runs %s\n", IOE_VERSION_MAJOR,
+ *        IOE_VERSION_MINOR, IOE_VERSION_PATCH, ioe_version());
+ * ```
  */
 const char *ioe_version(void);
 
 /**
- * The name and the meaning of an errno, negated or not, such as "EIO: Input/output error";
- * "success" for 0, "unknown error" for what is no errno. Never NULL; static; any thread.
+ * The name and the meaning of an errno, negated or not. Any thread.
+ *
+ * Returns a text such as "EIO: Input/output error", "success" for 0, "unknown error" for what is
+ * no errno: static, never NULL.
+ *
+ * ```c
+ * int ret = ioe_submit(ctx, event);
+ * if (ret < 0)
+ *     fprintf(stderr, "submit: %s\n", ioe_strerror(ret));
+ * ```
  */
 const char *ioe_strerror(int err);
 
 /**
- * Whether a driver works on this machine now, found out by real I/O on a file in memory each time
- * it is called; contexts probe a driver once per process. `IOE_DRIVER_AUTO`: whether any works.
- * Any thread.
+ * Whether a driver works on this machine now. It is found out by real I/O on a file in memory,
+ * each time; contexts probe a driver once per process. `IOE_DRIVER_AUTO`: whether any works. Any
+ * thread.
  *
- * Returns 0 where it works, else:
+ * Returns 0 where it works, the negated errno of that I/O where it failed, else:
  * - `-EPERM`: forbidden by seccomp or by sysctl kernel.io_uring_disabled.
  * - `-ENOSYS`: not in this kernel, or hidden by seccomp.
  * - `-EAGAIN`, `-ENOMEM`, `-EMFILE`, `-ENFILE`: a limit is used up at the moment.
  * - `-EINVAL`: no such driver, or `IOE_DRIVER` in the environment names none.
+ *
+ * ```c
+ * for (int i = IOE_DRIVER_URING; i <= IOE_DRIVER_POOL; i++) {
+ *     int ret = ioe_probe(i);
+ *     printf("%s: %s\n", ioe_driver_name(i),
+ *            ret == 0 ? "works" : ioe_strerror(ret));
+ * }
+ * ```
  */
 int ioe_probe(int driver);
 
 /**
- * "auto", "uring", "aio" or "pool"; "unknown" for other numbers. Never NULL; static; any thread.
+ * The name of a driver, as `IOE_DRIVER` in the environment has it. Any thread.
+ *
+ * Returns "auto", "uring", "aio" or "pool"; "unknown" for other numbers: static, never NULL.
  */
 const char *ioe_driver_name(int driver);
 
 /**
- * Sets the one function of the process that receives messages up to `max_level`; NULL turns
- * them off, as they are at the start. `arg` is handed to each call. A call that has already
- * begun on another thread may end after this returns. Any thread.
+ * Sets the function that receives the library's messages. There is one for the process; it is
+ * given `arg`, and messages up to `max_level`, one of `ioe_log_level`. NULL turns them off, as
+ * they are at the start. A call that has already begun on another thread may end after this
+ * returns. Any thread.
+ *
+ * ```c
+ * static void on_message(int level, const char *message, void *arg)
+ * {
+ *     fprintf((FILE *)arg, "io_engine[%d]: %s\n", level, message);
+ * }
+ *
+ * ioe_set_log(on_message, stderr, IOE_LOG_WARN);
+ * ```
  */
 void ioe_set_log(ioe_log_fn fn, void *arg, int max_level);
 
 /**
- * Fills `cfg` with the defaults, sets its `size`, and zeroes what the library does not know.
- * Give `sizeof(ioe_config)`. Any thread.
+ * Fills a config with the defaults. `size` is sizeof(ioe_config): it is kept in the struct, and
+ * what of it the library does not know is zeroed. Any thread.
  *
  * Returns 0, or:
  * - `-EINVAL`: `cfg` is NULL, or `size` is below 8 or no multiple of 8.
  * - `-E2BIG`: `size` is above 4096.
+ *
+ * ```c
+ * ioe_config config;
+ * ioe_config_init(&config, sizeof config);
+ * config.depth = 64;
+ * config.merge_limit = 128 * 1024;
+ * err = ioe_context_new(&config, &ctx);
+ * ```
  *
  * Requires:
  * `cfg` is NULL or has `size` writable bytes.
@@ -469,7 +648,7 @@ int ioe_config_init(struct ioe_config *cfg, size_t size);
  *
  * A driver that is named, in `cfg` or by `IOE_DRIVER`, is used or the call fails; with
  * `IOE_DRIVER_AUTO` the first that works is used. What exactly was refused, and what to do about
- * it, goes to the log callback.
+ * it, goes to the log callback (`ioe_set_log`).
  *
  * Returns 0, or:
  * - `-EINVAL`: `out` is NULL; `size` is below 8 or no multiple of 8; a field is out of its range;
@@ -487,18 +666,33 @@ int ioe_config_init(struct ioe_config *cfg, size_t size);
  *   fit below sysctl fs.aio-max-nr, not even at depth 16.
  * - `-EOWNERDEAD`: `shared` was made before a fork(2), by the parent.
  *
+ * ```c
+ * err = ioe_context_new(NULL, &ctx);
+ * if (err != 0) {
+ *     fprintf(stderr, "no context: %s\n", ioe_strerror(err));
+ *     return err;
+ * }
+ * ```
+ *
  * Requires:
  * `cfg` is NULL or has as many readable bytes as its `size` says; `out` is NULL or writable.
  */
 int ioe_context_new(const struct ioe_config *cfg, struct ioe_context **out);
 
 /**
- * Tells what runs. Any thread.
+ * Tells what runs: the driver, and what of the config is in force. Any thread.
  *
  * Returns 0, or:
  * - `-EINVAL`: a pointer is NULL, or `size` is below 8 or no multiple of 8.
  * - `-E2BIG`: `size` is above 4096.
  * - `-EOWNERDEAD`: in a forked child.
+ *
+ * ```c
+ * ioe_info info;
+ * if (ioe_context_info(ctx, &info, sizeof info) == 0)
+ *     printf("%s, depth %u. %s\n", ioe_driver_name(info.driver),
+ *            info.depth, info.reason);
+ * ```
  *
  * Requires:
  * `ctx` is NULL or a context; `out` is NULL or has `size` writable bytes.
@@ -506,12 +700,19 @@ int ioe_context_new(const struct ioe_config *cfg, struct ioe_context **out);
 int ioe_context_info(const struct ioe_context *ctx, struct ioe_info *out, size_t size);
 
 /**
- * Reads the counters, cheaply enough for once a second and more. Any thread.
+ * Reads the counters of a context. That is cheap enough for once a second and more. Any thread.
  *
  * Returns 0, or:
  * - `-EINVAL`: a pointer is NULL, or `size` is below 8 or no multiple of 8.
  * - `-E2BIG`: `size` is above 4096.
  * - `-EOWNERDEAD`: in a forked child.
+ *
+ * ```c
+ * ioe_stats stats;
+ * if (ioe_context_stats(ctx, &stats, sizeof stats) == 0)
+ *     printf("%" PRIu64 " events, %" PRIu64 " operations\n",
+ *            stats.completed, stats.operations);
+ * ```
  *
  * Requires:
  * `ctx` is NULL or a context; `out` is NULL or has `size` writable bytes.
@@ -519,10 +720,10 @@ int ioe_context_info(const struct ioe_context *ctx, struct ioe_info *out, size_t
 int ioe_context_stats(const struct ioe_context *ctx, struct ioe_stats *out, size_t size);
 
 /**
- * Returns when the callback of every event accepted before the call has returned; later ones do
- * not hold it back. What mergers of the context gathered is handed over. `timeout_ms` in
- * milliseconds; -1 waits for ever, 0 only looks. Any thread; with `IOE_POLLED` the owner's, and
- * callbacks run in here.
+ * Waits for the callbacks of all events accepted before. It returns when each of them has
+ * returned; later events do not hold it back. What mergers of the context gathered is handed over.
+ * `timeout_ms` is in milliseconds; -1 waits for ever, 0 only looks. Any thread; with `IOE_POLLED`
+ * the owner's, and callbacks run in here.
  *
  * Returns 0, or:
  * - `-ETIMEDOUT`: the time was up first.
@@ -531,16 +732,21 @@ int ioe_context_stats(const struct ioe_context *ctx, struct ioe_stats *out, size
  * - `-EINVAL`: `ctx` is NULL, or `timeout_ms` is below -1.
  * - `-EOWNERDEAD`: in a forked child.
  *
+ * ```c
+ * while (ioe_drain(ctx, 1000) == -ETIMEDOUT)
+ *     fprintf(stderr, "still waiting for the disk\n");
+ * ```
+ *
  * Requires:
  * `ctx` is NULL or a context.
  */
 int ioe_drain(struct ioe_context *ctx, int64_t timeout_ms);
 
 /**
- * Refuses new events with `-ESHUTDOWN`, completes all accepted ones, runs their callbacks, ends
- * the threads, and frees the context. Callers that are inside a submit get `-ESHUTDOWN` before
- * the memory goes; calls that begin later are the caller's error. With `IOE_POLLED`: on the
- * owner's thread, or on any once the owner has ended.
+ * Completes all accepted events, and frees the context. New events are refused with `-ESHUTDOWN`,
+ * the callbacks of the accepted ones run, and the threads end. Callers that are inside a submit
+ * get `-ESHUTDOWN` before the memory goes; calls that begin later are the caller's error. Any
+ * thread; with `IOE_POLLED` the owner's, or any once the owner has ended.
  *
  * In a forked child it closes the child's descriptors and frees what memory no other thread can
  * have been changing at the fork, without a lock, touching nothing of the parent's; events in
@@ -552,18 +758,32 @@ int ioe_drain(struct ioe_context *ctx, int64_t timeout_ms);
  * - `-EBUSY`: a merger of the context was not freed.
  * - `-EINVAL`: `ctx` is NULL.
  *
+ * ```c
+ * err = ioe_context_free(ctx);
+ * if (err != 0) // it is still there, and works
+ *     fprintf(stderr, "not freed: %s\n", ioe_strerror(err));
+ * ```
+ *
  * Requires:
  * `ctx` is NULL or a context; not used again after 0.
  */
 int ioe_context_free(struct ioe_context *ctx);
 
 /**
- * Starts callback threads for several contexts (`ioe_config.shared`): 1 to 256. `*out` is set on
- * success. Freed with `ioe_workers_free`. Any thread.
+ * Starts callback threads for several contexts. There are 1 to 256, for `shared` of
+ * `ioe_config`. `*out` is set on success. Freed with `ioe_workers_free`. Any thread.
  *
  * Returns 0, or:
  * - `-EINVAL`: `out` is NULL, or `threads` is out of range.
  * - `-EAGAIN`: no thread: RLIMIT_NPROC, or the cgroup's pids.max.
+ *
+ * ```c
+ * ioe_config config;
+ * ioe_config_init(&config, sizeof config);
+ * err = ioe_workers_new(4, &config.shared);
+ * for (int i = 0; i < 2 && err == 0; i++)
+ *     err = ioe_context_new(&config, &contexts[i]);
+ * ```
  *
  * Requires:
  * `out` is NULL or writable.
@@ -584,9 +804,9 @@ int ioe_workers_new(uint32_t threads, struct ioe_workers **out);
 int ioe_workers_free(struct ioe_workers *workers);
 
 /**
- * Submits what is queued in a polled context, then waits for at least `min` callbacks (at most
- * what is in flight), or until `timeout_ms` milliseconds are over (-1: for ever, 0: not at all),
- * or for a signal. Owner's thread.
+ * Submits what is queued in a polled context, and runs callbacks. It waits until at least `min` of
+ * them ran (at most what is in flight), or until `timeout_ms` milliseconds are over (-1: for ever,
+ * 0: not at all), or for a signal. Owner's thread.
  *
  * Returns how many callbacks ran, or:
  * - `-EDEADLK`: called inside a callback of this context.
@@ -594,17 +814,26 @@ int ioe_workers_free(struct ioe_workers *workers);
  * - `-EINVAL`: `ctx` is NULL or has no `IOE_POLLED`, or `timeout_ms` is below -1.
  * - `-EOWNERDEAD`: in a forked child.
  *
+ * ```c
+ * int ret;
+ * while ((ret = ioe_submit(ctx, event)) == -EAGAIN) {
+ *     ret = ioe_poll(ctx, 1, -1); // the queue is full: make room
+ *     if (ret < 0)
+ *         return ret;
+ * }
+ * ```
+ *
  * Requires:
  * `ctx` is NULL or a context.
  */
 int ioe_poll(struct ioe_context *ctx, uint32_t min, int64_t timeout_ms);
 
 /**
- * An eventfd(2) for epoll, libuv, or a loop of your own: readable when `ioe_poll` has something
- * to hand out. Do not read it; the context closes it. Call `ioe_poll(ctx, 0, 0)` after
- * submitting and before sleeping on it. Best asked for before the first submit: with
- * `IOE_DRIVER_AIO`, operations already in the kernel cannot tell it, and it stays readable until
- * they are done. Owner's thread, or any before there is an owner.
+ * A descriptor that tells when to poll. It is an eventfd(2) for epoll, libuv, or a loop of your
+ * own, readable when `ioe_poll` has something to hand out. Do not read it; the context closes it.
+ * Call `ioe_poll(ctx, 0, 0)` after submitting and before sleeping on it. Best asked for before the
+ * first submit: with `IOE_DRIVER_AIO`, operations already in the kernel cannot tell it, and it
+ * stays readable until they are done. Owner's thread, or any before there is an owner.
  *
  * Returns the descriptor, or:
  * - `-EPERM`: not the owner.
@@ -612,15 +841,28 @@ int ioe_poll(struct ioe_context *ctx, uint32_t min, int64_t timeout_ms);
  * - `-EMFILE`, `-ENFILE`: no descriptor: RLIMIT_NOFILE, sysctl fs.file-max.
  * - `-EOWNERDEAD`: in a forked child.
  *
+ * ```c
+ * struct epoll_event want = {EPOLLIN, {ctx}};
+ * int ready = ioe_context_fd(ctx);
+ * if (ready < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, ready, &want) != 0)
+ *     return -1;
+ * ```
+ *
  * Requires:
  * `ctx` is NULL or a context.
  */
 int ioe_context_fd(const struct ioe_context *ctx);
 
 /**
- * A new event, to be prepared. Released with `ioe_event_free`. Any thread.
+ * Makes an event, to be prepared. Released with `ioe_event_free`. Any thread.
  *
- * Returns NULL when out of memory.
+ * Returns the event; NULL when out of memory.
+ *
+ * ```c
+ * event = ioe_event_new();
+ * if (event == NULL)
+ *     return -ENOMEM;
+ * ```
  */
 struct ioe_event *ioe_event_new(void);
 
@@ -630,19 +872,37 @@ struct ioe_event *ioe_event_new(void);
  * Returns 0, or:
  * - `-EBUSY`: the event is in flight; nothing was freed.
  *
+ * ```c
+ * static void on_done(ioe_event *event, void *arg)
+ * {
+ *     *(int64_t *)arg = ioe_event_result(event);
+ *     ioe_event_free(event); // in its callback it is the program's
+ * }
+ *
+ * static int64_t result = IOE_PENDING;
+ * err = ioe_event_set_callback(event, on_done, &result);
+ * ```
+ *
  * Requires:
  * `event` is NULL or came from `ioe_event_new` and was not freed.
  */
 int ioe_event_free(struct ioe_event *event);
 
 /**
- * Makes the event a read of `len` bytes at `offset` of `fd` into `buf`, both in bytes. `len` may
- * exceed 2 GiB. The descriptor is not looked at: a bad one is the kernel's to judge, and arrives
- * in the callback as `-EBADF`. What the event was before is forgotten, but not its callback.
+ * Makes the event a read of `len` bytes at `offset` into `buf`. Both are in bytes, and `len` may
+ * exceed 2 GiB. `fd` is not looked at: a bad one is the kernel's to judge, and arrives in the
+ * callback as `-EBADF`. What the event was before is forgotten, but not its callback. Any thread
+ * that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
  * - `-EINVAL`: `event` or `buf` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+ *
+ * ```c
+ * err = ioe_prep_read(event, fd, buf, len, offset);
+ * if (err == 0)
+ *     err = ioe_submit(ctx, event);
+ * ```
  *
  * Requires:
  * `event` is NULL or an event; `buf` has `len` writable bytes until the event completes.
@@ -650,11 +910,20 @@ int ioe_event_free(struct ioe_event *event);
 int ioe_prep_read(struct ioe_event *event, int fd, void *buf, size_t len, uint64_t offset);
 
 /**
- * Makes the event a write of `len` bytes from `buf` to `fd` at `offset`. As `ioe_prep_read`.
+ * Makes the event a write of `len` bytes from `buf` at `offset`. As `ioe_prep_read`. Any thread
+ * that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
  * - `-EINVAL`: `event` or `buf` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+ *
+ * ```c
+ * err = ioe_prep_write(event, fd, buf, len, offset);
+ * int64_t n = err == 0 ? ioe_submit_wait(ctx, event) : err;
+ * if (n < 0)
+ *     fprintf(stderr, "write: %s, %" PRIu64 " bytes got through\n",
+ *             ioe_strerror((int)n), ioe_event_transferred(event));
+ * ```
  *
  * Requires:
  * `event` is NULL or an event; `buf` has `len` readable bytes until the event completes.
@@ -662,13 +931,15 @@ int ioe_prep_read(struct ioe_event *event, int fd, void *buf, size_t len, uint64
 int ioe_prep_write(struct ioe_event *event, int fd, const void *buf, size_t len, uint64_t offset);
 
 /**
- * Makes the event a read at `offset` into the `iovcnt` segments of `iov`, one after the other.
- * The array is copied and may go; the segments' memory may not. Otherwise as `ioe_prep_read`.
+ * Makes the event a read at `offset` into several segments. There are `iovcnt` of them in `iov`,
+ * filled one after the other. The array is copied and may go; the segments' memory may not.
+ * Otherwise as `ioe_prep_read`. Any thread that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
- * - `-EINVAL`: `event` or `iov` is NULL, `iovcnt` is below 1 or above IOV_MAX (1024), a segment
- *   with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+ * - `-EINVAL`: `event` or `iov` is NULL, `iov` is not aligned, `iovcnt` is below 1 or above
+ *   IOV_MAX (1024), a segment with bytes has no memory, or `offset` or `offset` plus all lengths
+ *   is above INT64_MAX.
  * - `-ENOMEM`: no memory for the copy of the array.
  *
  * Requires:
@@ -681,13 +952,20 @@ int ioe_prep_readv(struct ioe_event *event,
                    uint64_t offset);
 
 /**
- * Makes the event a write at `offset` from the `iovcnt` segments of `iov`. As `ioe_prep_readv`.
+ * Makes the event a write at `offset` from several segments. These are the `iovcnt` of `iov`. As
+ * `ioe_prep_readv`. Any thread that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
- * - `-EINVAL`: `event` or `iov` is NULL, `iovcnt` is below 1 or above IOV_MAX (1024), a segment
- *   with bytes has no memory, or `offset` or `offset` plus all lengths is above INT64_MAX.
+ * - `-EINVAL`: `event` or `iov` is NULL, `iov` is not aligned, `iovcnt` is below 1 or above
+ *   IOV_MAX (1024), a segment with bytes has no memory, or `offset` or `offset` plus all lengths
+ *   is above INT64_MAX.
  * - `-ENOMEM`: no memory for the copy of the array.
+ *
+ * ```c
+ * struct iovec parts[] = {{&header, sizeof header}, {buf, len}};
+ * err = ioe_prep_writev(event, fd, parts, 2, offset);
+ * ```
  *
  * Requires:
  * `event` is NULL or an event; `iov` has `iovcnt` segments, readable until the event completes.
@@ -699,13 +977,20 @@ int ioe_prep_writev(struct ioe_event *event,
                     uint64_t offset);
 
 /**
- * Makes the event an fsync(2): data and metadata of writes that completed before it was
- * submitted are durable when it completes with 0. A failed one is never retried by the library:
- * the kernel reports an error of the file once.
+ * Makes the event an fsync(2). Data and metadata of writes that completed before it was submitted
+ * are durable when it completes with 0. A failed one is never retried by the library: the kernel
+ * reports an error of the file once. Any thread that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
  * - `-EINVAL`: `event` is NULL.
+ *
+ * ```c
+ * err = ioe_prep_fsync(event, fd);
+ * int64_t ret = err == 0 ? ioe_submit_wait(ctx, event) : err;
+ * if (ret < 0) // data is lost: another fsync would hide that
+ *     abort();
+ * ```
  *
  * Requires:
  * `event` is NULL or an event.
@@ -713,8 +998,8 @@ int ioe_prep_writev(struct ioe_event *event,
 int ioe_prep_fsync(struct ioe_event *event, int fd);
 
 /**
- * Makes the event an fdatasync(2): as `ioe_prep_fsync`, without metadata that reading the data
- * back does not need.
+ * Makes the event an fdatasync(2). As `ioe_prep_fsync`, without metadata that reading the data
+ * back does not need. Any thread that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
@@ -726,12 +1011,22 @@ int ioe_prep_fsync(struct ioe_event *event, int fd);
 int ioe_prep_fdatasync(struct ioe_event *event, int fd);
 
 /**
- * Makes the event a fallocate(2) of `len` bytes at `offset`, with its `mode`. What the file
- * system makes of mode and length arrives in the callback.
+ * Makes the event a fallocate(2) of `len` bytes at `offset`. Both are in bytes; `mode` is that of
+ * fallocate(2). What the file system makes of mode and length arrives in the callback. Any thread
+ * that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
  * - `-EINVAL`: `event` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+ *
+ * ```c
+ * // Room for a log of 64 MiB; 0 is the plain mode.
+ * err = ioe_prep_fallocate(event, fd, 0, 0, 64 << 20);
+ * if (err == 0)
+ *     err = (int)ioe_submit_wait(ctx, event);
+ * if (err == -EOPNOTSUPP) // not on this file system: do without
+ *     err = 0;
+ * ```
  *
  * Requires:
  * `event` is NULL or an event.
@@ -739,12 +1034,25 @@ int ioe_prep_fdatasync(struct ioe_event *event, int fd);
 int ioe_prep_fallocate(struct ioe_event *event, int fd, int mode, uint64_t offset, uint64_t len);
 
 /**
- * Sets what is called when the event completes, and what it is given. Survives completion and a
- * new prep.
+ * Sets what is called when the event completes. It is given `arg`. Both survive completion and a
+ * new prep. Any thread that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
  * - `-EINVAL`: `event` or `cb` is NULL.
+ *
+ * ```c
+ * static void on_read(ioe_event *event, void *arg)
+ * {
+ *     int64_t n = ioe_event_result(event);
+ *     if (n < 0)
+ *         fprintf(stderr, "read: %s\n", ioe_strerror((int)n));
+ *     else
+ *         fwrite(ioe_event_buffer(event), 1, (size_t)n, (FILE *)arg);
+ * }
+ *
+ * err = ioe_event_set_callback(event, on_read, stdout);
+ * ```
  *
  * Requires:
  * `event` is NULL or an event.
@@ -752,11 +1060,23 @@ int ioe_prep_fallocate(struct ioe_event *event, int fd, int mode, uint64_t offse
 int ioe_event_set_callback(struct ioe_event *event, ioe_callback cb, void *arg);
 
 /**
- * The result: bytes transferred since the event was prepared (0 for a sync or fallocate), or a
- * negated errno; `IOE_PENDING` before completion. A write's is its full length or an errno; a
- * read's is less than its length only where the file ends. Any thread.
+ * The result of an event: bytes transferred since it was prepared, 0 for a sync or fallocate, or a
+ * negated errno. A write's is its full length or an errno; a read's is less than its length only
+ * where the file ends. Any thread.
  *
- * Returns `-EINVAL` for NULL.
+ * An errno is what preadv2(2), pwritev2(2), fsync(2) or fallocate(2) said, such as `-EBADF`,
+ * `-EIO` or `-ENOSPC`; `-EOPNOTSUPP` for a flag that the kernel, the file or the driver lacks;
+ * `-ECANCELED` after `ioe_cancel`; `-ETIMEDOUT` after `ioe_event_set_timeout`; for a sync, that of
+ * the sync it was joined with; for a barrier, that of a write before it.
+ *
+ * Returns the result; `IOE_PENDING` before completion. Where there is no event:
+ * - `-EINVAL`: `event` is NULL.
+ *
+ * ```c
+ * int64_t n = ioe_event_result(event);
+ * if (n >= 0 && (size_t)n < ioe_event_size(event))
+ *     memset((char *)buf + n, 0, len - (size_t)n); // the file ended
+ * ```
  *
  * Requires:
  * `event` is NULL or an event.
@@ -764,8 +1084,10 @@ int ioe_event_set_callback(struct ioe_event *event, ioe_callback cb, void *arg);
 int64_t ioe_event_result(const struct ioe_event *event);
 
 /**
- * Bytes that got through since the event was prepared, also when its result is an errno, and
- * while it is in flight. 0 for NULL. Any thread.
+ * Bytes that got through since the event was prepared. They count also when its result is an
+ * errno, and while it is in flight. Any thread.
+ *
+ * Returns them; 0 for NULL.
  *
  * Requires:
  * `event` is NULL or an event.
@@ -774,7 +1096,9 @@ uint64_t ioe_event_transferred(const struct ioe_event *event);
 
 /**
  * Whether the event has a result. It may be true a little before the callback starts: it grants
- * no ownership. False for NULL. Any thread.
+ * no ownership. Any thread.
+ *
+ * Returns that; false for NULL.
  *
  * Requires:
  * `event` is NULL or an event.
@@ -782,7 +1106,16 @@ uint64_t ioe_event_transferred(const struct ioe_event *event);
 bool ioe_event_is_done(const struct ioe_event *event);
 
 /**
- * The descriptor; -1 where never prepared, or for NULL. Any thread.
+ * The descriptor of the event. Any thread.
+ *
+ * Returns it; -1 where never prepared, or for NULL.
+ *
+ * ```c
+ * // The next read of as many bytes, into the same memory.
+ * err = ioe_prep_read(event, ioe_event_fd(event),
+ *                     ioe_event_buffer(event), ioe_event_size(event),
+ *                     ioe_event_offset(event) + ioe_event_size(event));
+ * ```
  *
  * Requires:
  * `event` is NULL or an event.
@@ -790,8 +1123,9 @@ bool ioe_event_is_done(const struct ioe_event *event);
 int ioe_event_fd(const struct ioe_event *event);
 
 /**
- * What the event does, one of `ioe_action`; `IOE_NONE` where never prepared, or for NULL. Any
- * thread.
+ * What the event does, one of `ioe_action`. Any thread.
+ *
+ * Returns it; `IOE_NONE` where never prepared, or for NULL.
  *
  * Requires:
  * `event` is NULL or an event.
@@ -799,8 +1133,9 @@ int ioe_event_fd(const struct ioe_event *event);
 int ioe_event_action(const struct ioe_event *event);
 
 /**
- * The memory of the request, or of the first segment of a vectored one; NULL for a sync or
- * fallocate, where never prepared, or for NULL. Any thread.
+ * The memory of the request, or of its first segment. Any thread.
+ *
+ * Returns it; NULL for a sync or fallocate, where never prepared, or for NULL.
  *
  * Requires:
  * `event` is NULL or an event.
@@ -808,8 +1143,9 @@ int ioe_event_action(const struct ioe_event *event);
 void *ioe_event_buffer(const struct ioe_event *event);
 
 /**
- * The length of the whole request in bytes, all segments together; 0 for a sync, where never
- * prepared, or for NULL. Any thread.
+ * The length of the whole request in bytes, all segments together. Any thread.
+ *
+ * Returns it; 0 for a sync, where never prepared, or for NULL.
  *
  * Requires:
  * `event` is NULL or an event.
@@ -817,8 +1153,9 @@ void *ioe_event_buffer(const struct ioe_event *event);
 size_t ioe_event_size(const struct ioe_event *event);
 
 /**
- * The file offset in bytes at which the whole request begins; 0 for a sync, where never
- * prepared, or for NULL. Any thread.
+ * The file offset in bytes at which the whole request begins. Any thread.
+ *
+ * Returns it; 0 for a sync, where never prepared, or for NULL.
  *
  * Requires:
  * `event` is NULL or an event.
@@ -826,7 +1163,9 @@ size_t ioe_event_size(const struct ioe_event *event);
 uint64_t ioe_event_offset(const struct ioe_event *event);
 
 /**
- * The `arg` of `ioe_event_set_callback`; NULL where none was set, or for NULL. Any thread.
+ * The `arg` of `ioe_event_set_callback`. Any thread.
+ *
+ * Returns it; NULL where none was set, or for NULL.
  *
  * Requires:
  * `event` is NULL or an event.
@@ -834,9 +1173,11 @@ uint64_t ioe_event_offset(const struct ioe_event *event);
 void *ioe_event_arg(const struct ioe_event *event);
 
 /**
- * Names the event, for `ioe_cancel`, until its next prep or its next completion; never another event.
- * To be read before the event is submitted: afterwards it may have completed already. 0 for NULL;
- * no event has that. Any thread.
+ * Names the event, for `ioe_cancel`. The name is good until the event's next prep or its next
+ * completion, and never another event's. To be read before the event is submitted: afterwards it
+ * may have completed already. Any thread.
+ *
+ * Returns the name; 0 for NULL: no event has that.
  *
  * Requires:
  * `event` is NULL or an event.
@@ -844,57 +1185,79 @@ void *ioe_event_arg(const struct ioe_event *event);
 uint64_t ioe_event_id(const struct ioe_event *event);
 
 /**
- * Sets what the event asks beside its action: bits of `ioe_event_flag`, instead of those set before.
- * After the prep, which clears them; they survive completion. Any thread.
+ * Sets what the event asks beside its action. `flags` are bits of `ioe_event_flag`, instead of
+ * those set before. After the prep, which clears them; they survive completion. Any thread that
+ * has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
- * - `-EINVAL`: `event` is NULL or was never prepared; an unknown bit; `IOE_BARRIER` for anything but
- *   fsync and fdatasync, or another bit for anything but reads and writes; `IOE_DSYNC`,
+ * - `-EINVAL`: `event` is NULL or was never prepared; an unknown bit; `IOE_BARRIER` for anything
+ *   but fsync and fdatasync, or another bit for anything but reads and writes; `IOE_DSYNC`,
  *   `IOE_APPEND` or `IOE_ATOMIC` for a read.
+ *
+ * ```c
+ * // Behind writes that were submitted: one answer for all of them.
+ * err = ioe_prep_fdatasync(event, fd);
+ * if (err == 0)
+ *     err = ioe_event_set_flags(event, IOE_BARRIER);
+ * if (err == 0)
+ *     err = (int)ioe_submit_wait(ctx, event);
+ * ```
  *
  * Requires:
  * `event` is NULL or an event.
  */
-int ioe_event_set_flags(struct ioe_event *event,
-                        uint32_t flags);
+int ioe_event_set_flags(struct ioe_event *event, uint32_t flags);
 
 /**
- * Sets the I/O priority of a read or write: IOPRIO_PRIO_VALUE(class, level) of ioprio_set(2), which
- * is class << 13 | level, or 0 for that of the thread that does it. The class is 1 (real time; needs
- * CAP_SYS_ADMIN or CAP_SYS_NICE, else `-EPERM` in the callback), 2 (best effort) or 3 (idle), the
- * level 0, the highest, to 7. What it does is the block layer's scheduler's matter. After the prep,
- * which clears it; it survives completion. Any thread.
+ * Sets the I/O priority of a read or write. `ioprio` is IOPRIO_PRIO_VALUE(class, level) of
+ * ioprio_set(2), which is class << 13 | level, or 0 for that of the thread that does it. The class
+ * is 1 (real time; needs CAP_SYS_ADMIN or CAP_SYS_NICE, else `-EPERM` in the callback), 2 (best
+ * effort) or 3 (idle), the level 0, the highest, to 7. What it does is the block layer's
+ * scheduler's matter. After the prep, which clears it; it survives completion. Any thread that has
+ * the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
  * - `-EINVAL`: `event` is NULL, was never prepared, or is no read or write; `ioprio` is none of
  *   these.
  *
+ * ```c
+ * // A read of compaction's: best effort, the lowest level.
+ * err = ioe_prep_read(event, fd, buf, len, offset);
+ * if (err == 0)
+ *     err = ioe_event_set_priority(event, 2 << 13 | 7);
+ * ```
+ *
  * Requires:
  * `event` is NULL or an event.
  */
-int ioe_event_set_priority(struct ioe_event *event,
-                           int ioprio);
+int ioe_event_set_priority(struct ioe_event *event, int ioprio);
 
 /**
- * Sets how long the event may take, in nanoseconds from its acceptance; 0: as long as it takes. When
- * that time is up, an event that is still queued completes with `-ETIMEDOUT`, and nothing reaches
- * the disk. One in the kernel is cancelled where the driver can (see `ioe_cancel`), and in any case
- * its callback comes only when the kernel is done with its memory: with its own result if it
- * finished whole, a sync also if it failed, else with `-ETIMEDOUT`. With `IOE_POLLED` limits are
- * looked at inside `ioe_poll`, which wakes for them. After the prep, which clears it; it survives
- * completion, and each submission counts anew. Any thread.
+ * Sets how long the event may take, in nanoseconds. It counts from each acceptance; 0: as long as
+ * it takes. When that time is up, an event that is still queued completes with `-ETIMEDOUT`, and
+ * nothing reaches the disk. One in the kernel is cancelled where the driver can (see
+ * `ioe_cancel`), and in any case its callback comes only when the kernel is done with its memory:
+ * with its own result if it finished whole, a sync also if it failed, else with `-ETIMEDOUT`. With
+ * `IOE_POLLED` limits are looked at inside `ioe_poll`, which wakes for them. After the prep, which
+ * clears it; it survives completion. Any thread that has the event.
  *
  * Returns 0, or, leaving the event as it was:
  * - `-EBUSY`: the event is in flight.
  * - `-EINVAL`: `event` is NULL or was never prepared; `ns` is negative.
  *
+ * ```c
+ * err = ioe_event_set_timeout(event, INT64_C(50000000)); // 50 ms
+ * int64_t n = err == 0 ? ioe_submit_wait(ctx, event) : err;
+ * if (n == -ETIMEDOUT)
+ *     fprintf(stderr, "a slow disk\n");
+ * ```
+ *
  * Requires:
  * `event` is NULL or an event.
  */
-int ioe_event_set_timeout(struct ioe_event *event,
-                          int64_t ns);
+int ioe_event_set_timeout(struct ioe_event *event, int64_t ns);
 
 /**
  * Hands an event to the context. Until its callback starts it is the context's; its callback is
@@ -915,6 +1278,14 @@ int ioe_event_set_timeout(struct ioe_event *event,
  * - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
  * - `-EOWNERDEAD`: in a forked child.
  *
+ * ```c
+ * err = ioe_submit(ctx, event);
+ * if (err != 0) { // no callback will come: the event is still ours
+ *     ioe_event_free(event);
+ *     return err;
+ * }
+ * ```
+ *
  * Requires:
  * `ctx` is NULL or a context; `event` is NULL or an event; its memory and descriptor live until
  * its callback.
@@ -922,7 +1293,8 @@ int ioe_event_set_timeout(struct ioe_event *event,
 int ioe_submit(struct ioe_context *ctx, struct ioe_event *event);
 
 /**
- * As `ioe_submit`, without waiting.
+ * Hands an event to the context, but never waits. Otherwise as `ioe_submit`. Any thread; with
+ * `IOE_POLLED` the owner's.
  *
  * Returns 0, or, leaving the event yours, as it was:
  * - `-EAGAIN`: the queue is full.
@@ -934,14 +1306,26 @@ int ioe_submit(struct ioe_context *ctx, struct ioe_event *event);
 int ioe_try_submit(struct ioe_context *ctx, struct ioe_event *event);
 
 /**
- * Hands `n` events in, in order, waiting as `ioe_submit` does, up to the first that is refused.
- * With `merge_limit`, they reach the reactor together, but for those that had to wait for room, and
- * neighbours among them are joined, whatever their order.
+ * Hands several events to the context. `n` of them, in order, waiting as `ioe_submit` does, up to
+ * the first that is refused. With `merge_limit`, they reach the reactor together, but for those
+ * that had to wait for room, and neighbours among them are joined, whatever their order. Any
+ * thread; with `IOE_POLLED` the owner's.
  *
  * Returns how many were accepted (at most INT_MAX are looked at); the others are yours, as they
  * were. Where there are events and none was accepted:
- * - `-EINVAL`: `ctx` or `events` is NULL; or as `ioe_submit` for the first event.
- * - `-EBUSY`, `-EPERM`, `-ESHUTDOWN`, `-EAGAIN`, `-EOWNERDEAD`: as `ioe_submit`.
+ * - `-EINVAL`: `ctx` or `events` is NULL; the first event is NULL, was never prepared, has no
+ *   callback, or is whole and was not prepared again.
+ * - `-EBUSY`: the first event is in flight.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-ESHUTDOWN`: the context is being freed.
+ * - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * ```c
+ * int accepted = ioe_submit_batch(ctx, events, n);
+ * for (size_t i = accepted < 0 ? 0 : (size_t)accepted; i < n; i++)
+ *     ioe_event_free(events[i]); // these are still ours
+ * ```
  *
  * Requires:
  * `events` is NULL or has `n` pointers; the rest as `ioe_submit`.
@@ -949,41 +1333,50 @@ int ioe_try_submit(struct ioe_context *ctx, struct ioe_event *event);
 int ioe_submit_batch(struct ioe_context *ctx, struct ioe_event *const *events, size_t n);
 
 /**
- * Runs an event and waits for it. It is done on the calling thread, whole, without the hand-over to
- * another. A sync that finds another one of its descriptor running waits for its end; then one of
- * those that wait syncs for all of them (not with `IOE_NO_SYNC_GROUP`, nor inside a callback of
- * another context). A barrier, and an event with a time limit or a priority, are handed to the driver
- * thread and waited for, also inside a callback of another context. It needs no callback, and one that
- * is set is not called; it needs no room in the queue. Any thread; with `IOE_POLLED` the owner's, and
- * callbacks of events in flight may run in here. With `workers` 0 hold no lock that a callback takes:
- * the driver thread may be who it waits for.
+ * Runs an event and waits for it. It is done on the calling thread, whole, without the hand-over
+ * to another. A sync that finds another one of its descriptor running waits for its end; then one
+ * of those that wait syncs for all of them (not with `IOE_NO_SYNC_GROUP`, nor inside a callback of
+ * another context). A barrier, and an event with a time limit or a priority, are handed to the
+ * driver thread and waited for, also inside a callback of another context. It needs no callback,
+ * and one that is set is not called; it needs no room in the queue. Any thread; with `IOE_POLLED`
+ * the owner's, and callbacks of events in flight may run in here. With `workers` 0 hold no lock
+ * that a callback takes: the driver thread may be who it waits for.
  *
  * Returns the result of the event, as `ioe_event_result` has it afterwards; or, leaving the
  * event as it was:
  * - `-EINVAL`: a pointer is NULL; the event was never prepared, or is whole and was not prepared
  *   again.
  * - `-EBUSY`: the event is in flight.
- * - `-EDEADLK`: called inside a callback of this context, or for what is handed over, inside the log
- *   callback on its driver thread.
+ * - `-EDEADLK`: called inside a callback of this context, or for what is handed over, inside the
+ *   log callback on its driver thread.
  * - `-EPERM`: not the owner of a polled context.
  * - `-ESHUTDOWN`: the context is being freed.
  * - `-EOWNERDEAD`: in a forked child.
  *
+ * ```c
+ * err = ioe_prep_read(event, fd, buf, len, offset);
+ * int64_t n = err == 0 ? ioe_submit_wait(ctx, event) : err;
+ * if (n < 0)
+ *     fprintf(stderr, "read: %s\n", ioe_strerror((int)n));
+ * else if ((size_t)n < len)
+ *     fprintf(stderr, "the file ends after %" PRId64 " bytes\n", n);
+ * ```
+ *
  * Requires:
  * As `ioe_submit`.
  */
-int64_t ioe_submit_wait(struct ioe_context *ctx,
-                        struct ioe_event *event);
+int64_t ioe_submit_wait(struct ioe_context *ctx, struct ioe_event *event);
 
 /**
- * Asks for an event back by its `ioe_event_id`. It completes, in its callback, with `-ECANCELED`, or
- * with its own result if it finished whole first; the other events of a merged operation or of
+ * Asks for an event back by its `ioe_event_id`. It completes, in its callback, with `-ECANCELED`,
+ * or with its own result if it finished whole first; the other events of a merged operation or of
  * joined syncs go on. What is still queued never reaches the kernel. What the kernel has is asked
  * for back where the driver can: io_uring (IORING_OP_ASYNC_CANCEL, mostly for what has not begun),
  * the pool what no thread has begun, AIO nothing; the callback comes only when the kernel is done
- * with the memory. A cancelled write may have been written in part, or whole: `ioe_event_transferred`
- * tells what got through for certain. What mergers gathered is flushed. Any thread, also with
- * `IOE_POLLED`, where the owner's next `ioe_poll` acts on it and one that it sleeps in wakes.
+ * with the memory. A cancelled write may have been written in part, or whole:
+ * `ioe_event_transferred` tells what got through for certain. What mergers gathered is flushed.
+ * Any thread, also with `IOE_POLLED`, where the owner's next `ioe_poll` acts on it and one that it
+ * sleeps in wakes.
  *
  * Returns 0 where the event was found in flight in this context, or:
  * - `-ENOENT`: no event of this id is in flight in it: its callback has started, it was never
@@ -991,33 +1384,48 @@ int64_t ioe_submit_wait(struct ioe_context *ctx,
  * - `-EINVAL`: `ctx` is NULL.
  * - `-EOWNERDEAD`: in a forked child.
  *
+ * ```c
+ * uint64_t id = ioe_event_id(event); // before it is out of our hands
+ * err = ioe_submit(ctx, event);
+ * if (err == 0 && ioe_cancel(ctx, id) == -ENOENT)
+ *     puts("its callback came first");
+ * ```
+ *
  * Requires:
  * `ctx` is NULL or a context.
  */
-int ioe_cancel(struct ioe_context *ctx,
-               uint64_t id);
+int ioe_cancel(struct ioe_context *ctx, uint64_t id);
 
 /**
- * Makes a merger for events of one descriptor and one action, `IOE_READ` or `IOE_WRITE`, that joins
- * up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It needs no
- * `merge_limit` in the context; where there is one, what a merger hands over may be joined further
- * up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the context. Any
- * thread; with `IOE_POLLED` the owner's, as all calls of a merger.
+ * Makes a merger for events of one descriptor and action. `action` is `IOE_READ` or `IOE_WRITE`;
+ * it joins up to `limit` bytes and 1024 segments of memory; more than 1 GiB counts as 1 GiB. It
+ * needs no `merge_limit` in the context; where there is one, what a merger hands over may be
+ * joined further up to that. `*out` is set on success. Freed with `ioe_merger_free`, before the
+ * context. Any thread; with `IOE_POLLED` the owner's, as all calls of a merger.
  *
  * An operation of several events works on their own memory: nothing is copied. Each event has its
  * own callback with its own result, as if it had travelled alone: a short transfer is continued
  * for the rest; where the file ends, the events before it are whole, the one across it is short,
- * and those behind it have 0. After an error, reads that are not whole go on one by one, and writes
- * as well, once, after `EIO`, `ENOSPC`, `EDQUOT`, `EFBIG` and `EINVAL`; but with any other errno,
- * and on a descriptor with O_SYNC or O_DSYNC, whose first error is the only one that the kernel
- * reports, every event of a write that is not whole has the error. Kept apart are events that
- * overlap, writes with O_APPEND, and, with O_DIRECT, events that are not aligned.
+ * and those behind it have 0. After an error, reads that are not whole go on one by one, and
+ * writes as well, once, after `EIO`, `ENOSPC`, `EDQUOT`, `EFBIG` and `EINVAL`; but with any other
+ * errno, and on a descriptor with O_SYNC or O_DSYNC, whose first error is the only one that the
+ * kernel reports, every event of a write that is not whole has the error. Kept apart are events
+ * that overlap, writes with O_APPEND, and, with O_DIRECT, events that are not aligned.
  *
  * Returns 0, or:
  * - `-EINVAL`: `ctx` or `out` is NULL, `action` is another one, or `limit` is 0.
  * - `-EPERM`: not the owner of a polled context.
  * - `-ESHUTDOWN`: the context is being freed.
  * - `-EOWNERDEAD`: in a forked child.
+ *
+ * ```c
+ * err = ioe_merger_new(ctx, fd, IOE_WRITE, 1 << 20, &merger);
+ * if (err != 0)
+ *     return err;
+ * for (size_t i = 0; i < n && err == 0; i++)
+ *     err = ioe_merger_add(merger, events[i]);
+ * ioe_merger_free(merger); // hands over what is left
+ * ```
  *
  * Requires:
  * `ctx` is NULL or a context; `out` is NULL or writable.
@@ -1029,13 +1437,14 @@ int ioe_merger_new(struct ioe_context *ctx,
                    struct ioe_merger **out);
 
 /**
- * Hands an event in, as `ioe_submit` does, and gathers it with its neighbours. One that is not
- * adjacent to what was gathered, at either end, or would exceed the limit, flushes that first;
- * reaching the limit flushes at once. Everything gathered in a context is also flushed by
- * `ioe_drain`, by `ioe_poll` with a `min` above 0, by a barrier (`IOE_BARRIER`), by `ioe_cancel`, and
- * by whoever finds the queue full of nothing but gathered events (with several `reactors`, what those
- * of that queue gathered); an event with a time limit goes at once, with what was gathered. Without any
- * of these, an event stays gathered, and its callback does not come, until `ioe_merger_flush`.
+ * Hands an event in, and gathers it with its neighbours. It is accepted as by `ioe_submit`. One
+ * that is not adjacent to what was gathered, at either end, or would exceed the limit, flushes
+ * that first; reaching the limit flushes at once. Everything gathered in a context is also flushed
+ * by `ioe_drain`, by `ioe_poll` with a `min` above 0, by a barrier (`IOE_BARRIER`), by
+ * `ioe_cancel`, and by whoever finds the queue full of nothing but gathered events (with several
+ * `reactors`, what those of that queue gathered); an event with a time limit goes at once, with
+ * what was gathered. Without any of these, an event stays gathered, and its callback does not
+ * come, until `ioe_merger_flush`. Any thread, one at a time; with `IOE_POLLED` the owner's.
  *
  * Returns 0, or, leaving the event yours, as it was:
  * - `-EINVAL`: a pointer is NULL; the event has another descriptor or action than the merger, was
@@ -1045,14 +1454,21 @@ int ioe_merger_new(struct ioe_context *ctx,
  * - `-EAGAIN`: the queue of a polled context is full: `ioe_poll` first.
  * - `-EOWNERDEAD`: in a forked child.
  *
+ * ```c
+ * // The records of a commit, one behind the other in the log.
+ * for (size_t i = 0; i < n && err == 0; i++)
+ *     err = ioe_merger_add(merger, events[i]);
+ * if (err == 0)
+ *     err = ioe_merger_flush(merger);
+ * ```
+ *
  * Requires:
  * `merger` is NULL or a merger; `event` as in `ioe_submit`.
  */
-int ioe_merger_add(struct ioe_merger *merger,
-                   struct ioe_event *event);
+int ioe_merger_add(struct ioe_merger *merger, struct ioe_event *event);
 
 /**
- * Hands over what was gathered.
+ * Hands over what was gathered. Any thread, one at a time; with `IOE_POLLED` the owner's.
  *
  * Returns 0, also where that is nothing, or:
  * - `-EINVAL`: `merger` is NULL.
@@ -1065,8 +1481,8 @@ int ioe_merger_add(struct ioe_merger *merger,
 int ioe_merger_flush(struct ioe_merger *merger);
 
 /**
- * Hands over what was gathered, and frees the merger. With `IOE_POLLED`: on the owner's thread, or
- * on any once the owner has ended.
+ * Hands over what was gathered, and frees the merger. Any thread, one at a time; with `IOE_POLLED`
+ * the owner's, or any once the owner has ended.
  *
  * Returns 0, or, having done nothing:
  * - `-EINVAL`: `merger` is NULL.
@@ -1079,20 +1495,26 @@ int ioe_merger_flush(struct ioe_merger *merger);
 int ioe_merger_free(struct ioe_merger *merger);
 
 /**
- * Memory that direct I/O (O_DIRECT of open(2)) can use: `len` zeroed bytes, aligned to `align`,
- * a power of two, and to the page in any case; 0 for `align` means the page. Kept out of forked
- * children. Release it with `ioe_buffer_free`. Any thread.
+ * Allocates memory that direct I/O can use, O_DIRECT of open(2). It has `len` zeroed bytes,
+ * aligned to `align`, a power of two, and to the page in any case; 0 for `align` means the page.
+ * Kept out of forked children. Release it with `ioe_buffer_free`. Any thread.
  *
  * Each buffer is a mapping of its own and takes one page more than it holds: make few large ones
  * and divide them (sysctl vm.max_map_count bounds their number).
  *
- * Returns NULL where `len` is 0, `align` is no power of two, or memory is short.
+ * Returns the memory; NULL where `len` is 0, `align` is no power of two, or memory is short.
+ *
+ * ```c
+ * char *pool = (char *)ioe_buffer_alloc(64 * len, 4096);
+ * for (size_t i = 0; pool != NULL && i < n && i < 64; i++)
+ *     ioe_prep_read(events[i], fd, pool + i * len, len, i * len);
+ * ```
  */
 void *ioe_buffer_alloc(size_t len, size_t align);
 
 /**
- * Releases a buffer of `ioe_buffer_alloc`, once, when no event in flight uses it. NULL is fine.
- * In a forked child it does nothing. Any thread.
+ * Releases a buffer of `ioe_buffer_alloc`. Once, when no event in flight uses it. NULL is fine. In
+ * a forked child it does nothing. Any thread.
  *
  * Requires:
  * `buf` is NULL or came from `ioe_buffer_alloc` and was not released.
