@@ -116,7 +116,7 @@ unsafe fn prepare(
     if memory.is_some_and(|memory| memory.is_null()) {
         return Err(libc::EINVAL);
     }
-    event.prepare(action, fd, memory.unwrap_or_default().cast(), len, offset);
+    event.prepare(action, fd, memory.unwrap_or(std::ptr::null_mut()).cast(), len, offset);
     Ok(())
 }
 
