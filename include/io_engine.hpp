@@ -1,0 +1,1080 @@
+/* io_engine for C++17 and later: the calls of io_engine.h with owners, any callable as a callback,
+ * errors as std::error_code, and with C++20 awaitables. Header only.
+ *
+ * Names are those of io_engine.h without their prefix, and mean what they mean there: units, threads
+ * and errors of a call are described with it. Here is what C++ adds.
+ *
+ * Errors: a call has two forms. f(args) throws std::system_error, whose what() names the call. f(args,
+ * ec) is noexcept and sets ec: cleared on success. Codes are errnos, positive, of
+ * std::generic_category(): they compare with std::errc. Without exceptions (-fno-exceptions) the first
+ * form ends the process with a message.
+ *
+ * Owners (context, workers, merger, event, buffer) move and do not copy. Every call on one that was moved
+ * from, or whose constructor has set an ec, fails with EINVAL; testing it gives false. One owner is used by
+ * one thread at a time, but for a context's calls, which any thread makes at once. What cannot be told by a
+ * destructor, because the object may not go now, ends the process with a message, as that of a joinable
+ * std::thread does.
+ *
+ * Callbacks: an exception that would leave one ends the process with a message, in std::terminate. */
+
+#ifndef IO_ENGINE_HPP
+#define IO_ENGINE_HPP
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <iterator>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+
+#include "io_engine.h"
+
+#if defined(__cpp_impl_coroutine) && __has_include(<coroutine>)
+#include <coroutine>
+#endif
+#if defined(__cpp_lib_coroutine)
+/** Defined where `co_await` can be had: with a C++20 compiler and library. */
+#define IOE_COROUTINES 1
+#endif
+
+namespace ioe {
+
+class event;
+
+namespace detail {
+
+[[noreturn]] inline void die(const char *what, const char *why) noexcept
+{
+    std::fprintf(stderr, "io_engine: %s: %s\n", what, why);
+    std::terminate();
+}
+
+/* The end of a destructor that may not go on. */
+[[noreturn]] inline void die(const char *what, int err) noexcept
+{
+    die(what, ioe_strerror(err));
+}
+
+/* Takes the answer of a C call apart: this form throws. */
+inline std::int64_t check(std::int64_t answer, const char *call)
+{
+    if (answer >= 0)
+        return answer;
+#if defined(__cpp_exceptions)
+    throw std::system_error(static_cast<int>(-answer), std::generic_category(), call);
+#else
+    die(call, static_cast<int>(answer));
+#endif
+}
+
+inline std::int64_t check(std::int64_t answer, std::error_code &ec) noexcept
+{
+    ec.assign(answer < 0 ? static_cast<int>(-answer) : 0, std::generic_category());
+    return answer < 0 ? 0 : answer;
+}
+
+/* Where one errno is an answer, not an error: false for it. */
+template <class Report>
+bool check_unless(int ordinary, std::int64_t answer, Report &&report)
+{
+    check(answer == ordinary ? 0 : answer, report);
+    return answer >= 0;
+}
+
+/* Runs what a callback runs: nothing is thrown into the library's frames. */
+template <class Function>
+void guarded(Function &&function) noexcept
+{
+#if defined(__cpp_exceptions)
+    try {
+        function();
+    } catch (const std::exception &e) {
+        die("an exception left a callback", e.what());
+    } catch (...) {
+        die("an exception left a callback", "it is no std::exception");
+    }
+#else
+    function();
+#endif
+}
+
+} // namespace detail
+
+/** Memory that is read into or written from: a pointer and a length in bytes, as `{pointer, length}`, or
+ * anything that std::data and std::size know, such as an array, a std::vector, a std::string_view, an
+ * `ioe::buffer`. Does not own it: it must live until the operation has completed. */
+template <class Void>
+class basic_bytes {
+    template <class Range>
+    using element = std::remove_pointer_t<decltype(std::data(std::declval<Range &>()))>;
+
+  public:
+    constexpr basic_bytes(Void *data, std::size_t size) noexcept : data_(data), size_(size) {}
+
+    template <class Range, class = std::enable_if_t<std::is_convertible_v<element<Range> *, Void *> &&
+                                                    std::is_trivially_copyable_v<element<Range>>>>
+    constexpr basic_bytes(Range &&range) noexcept
+        : data_(std::data(range)), size_(std::size(range) * sizeof(element<Range>))
+    {
+    }
+
+    constexpr Void *data() const noexcept { return data_; }
+    constexpr std::size_t size() const noexcept { return size_; }
+
+  private:
+    Void *data_;
+    std::size_t size_;
+};
+using mutable_bytes = basic_bytes<void>;
+using const_bytes = basic_bytes<const void>;
+
+/** `ioe_config`, filled with the defaults. */
+struct config : ioe_config {
+    config() noexcept { ioe_config_init(this, sizeof(ioe_config)); }
+};
+
+/** Sends messages of the library to a function, whose exceptions are treated as those of callbacks:
+ * `ioe::set_log<my_log>(IOE_LOG_WARN, arg)`, with `void my_log(int level, const char *message, void *arg)`.
+ * The C call, with NULL, turns them off again. */
+template <auto Function>
+void set_log(int max_level, void *arg = nullptr) noexcept
+{
+    ioe_set_log(
+        [](int level, const char *message, void *its_arg) noexcept {
+            detail::guarded([&] { Function(level, message, its_arg); });
+        },
+        arg, max_level);
+}
+
+/** What is done with an event that one has, by owner or by reference. All of it fails with `EBUSY` while
+ * the event is in flight; but the getters may be called from any thread. */
+class event_base {
+  public:
+    /** The C event, for getters that are not here. Its callback, and its hand-over to a context, are this
+     * header's matter: a submit by the C call would not count as one. */
+    ioe_event *get() const noexcept { return event_; }
+    explicit operator bool() const noexcept { return event_ != nullptr; }
+
+    void prep_read(int fd, mutable_bytes to, std::uint64_t offset)
+    {
+        detail::check(ioe_prep_read(event_, fd, to.data(), to.size(), offset), "ioe_prep_read");
+    }
+    void prep_read(int fd, mutable_bytes to, std::uint64_t offset, std::error_code &ec) noexcept
+    {
+        detail::check(ioe_prep_read(event_, fd, to.data(), to.size(), offset), ec);
+    }
+
+    void prep_write(int fd, const_bytes from, std::uint64_t offset)
+    {
+        detail::check(ioe_prep_write(event_, fd, from.data(), from.size(), offset), "ioe_prep_write");
+    }
+    void prep_write(int fd, const_bytes from, std::uint64_t offset, std::error_code &ec) noexcept
+    {
+        detail::check(ioe_prep_write(event_, fd, from.data(), from.size(), offset), ec);
+    }
+
+    void prep_readv(int fd, const iovec *iov, int iovcnt, std::uint64_t offset)
+    {
+        detail::check(ioe_prep_readv(event_, fd, iov, iovcnt, offset), "ioe_prep_readv");
+    }
+    void prep_readv(int fd, const iovec *iov, int iovcnt, std::uint64_t offset, std::error_code &ec) noexcept
+    {
+        detail::check(ioe_prep_readv(event_, fd, iov, iovcnt, offset), ec);
+    }
+
+    void prep_writev(int fd, const iovec *iov, int iovcnt, std::uint64_t offset)
+    {
+        detail::check(ioe_prep_writev(event_, fd, iov, iovcnt, offset), "ioe_prep_writev");
+    }
+    void prep_writev(int fd, const iovec *iov, int iovcnt, std::uint64_t offset, std::error_code &ec) noexcept
+    {
+        detail::check(ioe_prep_writev(event_, fd, iov, iovcnt, offset), ec);
+    }
+
+    void prep_fsync(int fd) { detail::check(ioe_prep_fsync(event_, fd), "ioe_prep_fsync"); }
+    void prep_fsync(int fd, std::error_code &ec) noexcept { detail::check(ioe_prep_fsync(event_, fd), ec); }
+
+    void prep_fdatasync(int fd) { detail::check(ioe_prep_fdatasync(event_, fd), "ioe_prep_fdatasync"); }
+    void prep_fdatasync(int fd, std::error_code &ec) noexcept
+    {
+        detail::check(ioe_prep_fdatasync(event_, fd), ec);
+    }
+
+    void prep_fallocate(int fd, int mode, std::uint64_t offset, std::uint64_t len)
+    {
+        detail::check(ioe_prep_fallocate(event_, fd, mode, offset, len), "ioe_prep_fallocate");
+    }
+    void prep_fallocate(int fd, int mode, std::uint64_t offset, std::uint64_t len,
+                        std::error_code &ec) noexcept
+    {
+        detail::check(ioe_prep_fallocate(event_, fd, mode, offset, len), ec);
+    }
+
+    /** Bits of `ioe_event_flag`; after the prep, which clears them. So with the next two. */
+    void set_flags(std::uint32_t flags)
+    {
+        detail::check(ioe_event_set_flags(event_, flags), "ioe_event_set_flags");
+    }
+    void set_flags(std::uint32_t flags, std::error_code &ec) noexcept
+    {
+        detail::check(ioe_event_set_flags(event_, flags), ec);
+    }
+
+    void set_priority(int ioprio)
+    {
+        detail::check(ioe_event_set_priority(event_, ioprio), "ioe_event_set_priority");
+    }
+    void set_priority(int ioprio, std::error_code &ec) noexcept
+    {
+        detail::check(ioe_event_set_priority(event_, ioprio), ec);
+    }
+
+    void set_timeout(std::chrono::nanoseconds limit)
+    {
+        detail::check(ioe_event_set_timeout(event_, limit.count()), "ioe_event_set_timeout");
+    }
+    void set_timeout(std::chrono::nanoseconds limit, std::error_code &ec) noexcept
+    {
+        detail::check(ioe_event_set_timeout(event_, limit.count()), ec);
+    }
+
+    /** Bytes, 0 for a sync and fallocate, or what went wrong: what() is "read", "write" and so on. Before
+     * completion that is `EINPROGRESS`. */
+    std::size_t result() const
+    {
+        static constexpr const char *names[] = {"event", "read", "write", "fsync", "fdatasync", "fallocate"};
+        return static_cast<std::size_t>(detail::check(outcome(), names[ioe_event_action(event_)]));
+    }
+    std::size_t result(std::error_code &ec) const noexcept
+    {
+        return static_cast<std::size_t>(detail::check(outcome(), ec));
+    }
+    /** The error alone. */
+    std::error_code error() const noexcept
+    {
+        std::error_code ec;
+        result(ec);
+        return ec;
+    }
+
+    std::uint64_t transferred() const noexcept { return ioe_event_transferred(event_); }
+    bool is_done() const noexcept { return ioe_event_is_done(event_); }
+    int fd() const noexcept { return ioe_event_fd(event_); }
+    int action() const noexcept { return ioe_event_action(event_); }
+    void *buffer() const noexcept { return ioe_event_buffer(event_); }
+    std::size_t size() const noexcept { return ioe_event_size(event_); }
+    std::uint64_t offset() const noexcept { return ioe_event_offset(event_); }
+    /** For `context::cancel`; to be read before the event is submitted. */
+    std::uint64_t id() const noexcept { return ioe_event_id(event_); }
+
+  protected:
+    explicit event_base(ioe_event *its) noexcept : event_(its) {}
+    event_base(const event_base &) noexcept = default;
+    event_base &operator=(const event_base &) noexcept = default;
+    ~event_base() = default;
+
+    std::int64_t outcome() const noexcept
+    {
+        const std::int64_t result = ioe_event_result(event_);
+        return result == IOE_PENDING ? -EINPROGRESS : result;
+    }
+
+    ioe_event *event_;
+};
+
+/** A pointer to an event that somebody owns, or to the one of a callback, which lives until that returns,
+ * and longer where the callback submits it again. */
+class event_ref : public event_base {
+  public:
+    explicit event_ref(ioe_event *its) noexcept : event_base(its) {}
+    event_ref(const event &owner) noexcept;
+    event_ref(const event_ref &) noexcept = default;
+    event_ref &operator=(const event_ref &) noexcept = default;
+    ~event_ref() = default;
+};
+
+namespace detail {
+
+/* An event and its callable. The event's `arg` is its node. References: one of the handle, and one of each
+ * submission until its callback has returned; the last one frees it. So a handle may go while the event is
+ * in flight, and in its callback. */
+struct node {
+    static constexpr std::size_t room = 64;
+    template <class T>
+    static constexpr bool fits = sizeof(T) <= room && alignof(T) <= alignof(std::max_align_t);
+
+    ioe_event *event;
+    std::atomic<unsigned> references{1};
+    /* Has the event since a callback that still runs was replaced; the event outlives that one too. */
+    node *successor = nullptr;
+    void (*invoke)(node &, ioe_event *) = nullptr;
+    void (*destroy)(node &) noexcept = nullptr;
+    alignas(std::max_align_t) unsigned char storage[room];
+
+    explicit node(ioe_event *its) noexcept : event(its) {}
+
+    template <class T>
+    T &callable() noexcept
+    {
+        if constexpr (fits<T>)
+            return *std::launder(reinterpret_cast<T *>(storage));
+        else
+            return **std::launder(reinterpret_cast<T **>(storage));
+    }
+
+    void clear() noexcept
+    {
+        if (destroy != nullptr)
+            destroy(*this);
+        destroy = nullptr;
+        invoke = nullptr;
+    }
+
+    /* Larger callables have memory of their own. False where there is none: nothing has changed then. */
+    template <class Function>
+    bool set(Function &&function)
+    {
+        using T = std::decay_t<Function>;
+        if constexpr (fits<T>) {
+            clear();
+            ::new (static_cast<void *>(storage)) T(std::forward<Function>(function));
+            destroy = [](node &n) noexcept { n.callable<T>().~T(); };
+        } else {
+            T *large = new (std::nothrow) T(std::forward<Function>(function));
+            if (large == nullptr)
+                return false;
+            clear();
+            ::new (static_cast<void *>(storage)) T *(large);
+            destroy = [](node &n) noexcept { delete &n.callable<T>(); };
+        }
+        invoke = [](node &n, ioe_event *done) { n.callable<T>()(event_ref(done)); };
+        return true;
+    }
+};
+
+inline node *node_of(const ioe_event *event) noexcept
+{
+    return static_cast<node *>(ioe_event_arg(event));
+}
+
+inline void release(node *n) noexcept
+{
+    while (n != nullptr && n->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        node *next = n->successor;
+        n->clear();
+        ioe_event_free(n->event);
+        delete n;
+        n = next;
+    }
+}
+
+extern "C" inline void ioe_cpp_completed(ioe_event *event, void *arg) noexcept
+{
+    node *n = static_cast<node *>(arg);
+    guarded([&] { n->invoke(*n, event); });
+    release(n);
+}
+
+/* NULL where memory is short. */
+inline ioe_event *new_event() noexcept
+{
+    ioe_event *event = ioe_event_new();
+    node *n = event != nullptr ? new (std::nothrow) node(event) : nullptr;
+    if (n == nullptr) {
+        ioe_event_free(event);
+        return nullptr;
+    }
+    ioe_event_set_callback(event, ioe_cpp_completed, n);
+    return event;
+}
+
+/* By the handle, whose reference is one of those counted. */
+template <class Function>
+int set_callable(ioe_event *event, Function &&function)
+{
+    node *n = node_of(event);
+    /* This also tells whether the event is in flight, or none. */
+    const int err = ioe_event_set_callback(event, ioe_cpp_completed, n);
+    if (err != 0)
+        return err;
+    if (n->references.load(std::memory_order_acquire) == 1)
+        return n->set(std::forward<Function>(function)) ? 0 : -ENOMEM;
+    /* A callback runs, and keeps the callable with its node: the handle gets another. */
+    std::unique_ptr<node> fresh(new (std::nothrow) node(event));
+    if (fresh == nullptr || !fresh->set(std::forward<Function>(function)))
+        return -ENOMEM;
+    fresh->references.store(2, std::memory_order_relaxed);
+    ioe_event_set_callback(event, ioe_cpp_completed, fresh.get());
+    n->event = nullptr;
+    n->successor = fresh.release();
+    release(n);
+    return 0;
+}
+
+/* Makes a reference before the event may be in flight, and takes it back where it was refused. */
+template <class Call>
+std::int64_t hand_over(ioe_event *event, Call call) noexcept
+{
+    node *n = node_of(event);
+    if (n == nullptr || n->invoke == nullptr)
+        return -EINVAL;
+    n->references.fetch_add(1, std::memory_order_relaxed);
+    const std::int64_t answer = call();
+    if (answer < 0)
+        release(n);
+    return answer;
+}
+
+inline std::int64_t hand_over_all(ioe_context *ctx, ioe_event *const *events, std::size_t n) noexcept
+{
+    /* An empty std::vector may give a null pointer, which the C call refuses. */
+    if (n == 0)
+        return ctx != nullptr ? 0 : -EINVAL;
+    std::size_t held = 0;
+    for (; held < n; ++held) {
+        node *one = node_of(events[held]);
+        if (one == nullptr || one->invoke == nullptr)
+            break;
+        one->references.fetch_add(1, std::memory_order_relaxed);
+    }
+    if (held == 0)
+        return -EINVAL;
+    const std::int64_t answer = ioe_submit_batch(ctx, events, held);
+    for (std::size_t i = answer < 0 ? 0 : static_cast<std::size_t>(answer); i < held; ++i)
+        release(node_of(events[i]));
+    return answer;
+}
+
+/* Its callback is not called; but callbacks of others, which run in here, may end its handle. */
+inline std::int64_t wait_for(ioe_context *ctx, ioe_event *event) noexcept
+{
+    node *n = node_of(event);
+    if (n == nullptr)
+        return -EINVAL;
+    n->references.fetch_add(1, std::memory_order_relaxed);
+    const std::int64_t answer = ioe_submit_wait(ctx, event);
+    release(n);
+    return answer;
+}
+
+/* A C context, and events for `co_await` that are used again: a list of them, linked by their `arg`. Apart
+ * from its handle, which may move. */
+struct engine {
+    ioe_context *ctx = nullptr;
+    std::mutex mutex;
+    ioe_event *spare = nullptr;
+
+    engine() = default;
+    engine(const engine &) = delete;
+    engine &operator=(const engine &) = delete;
+
+    /* Without the mutex: in a forked child another thread may have had it. */
+    ~engine()
+    {
+        while (ioe_event *event = spare) {
+            spare = static_cast<ioe_event *>(ioe_event_arg(event));
+            ioe_event_free(event);
+        }
+    }
+
+    /* NULL where memory is short. */
+    ioe_event *take() noexcept
+    {
+        {
+            const std::lock_guard<std::mutex> hold(mutex);
+            if (ioe_event *event = spare) {
+                spare = static_cast<ioe_event *>(ioe_event_arg(event));
+                return event;
+            }
+        }
+        return ioe_event_new();
+    }
+
+    void give(ioe_event *event) noexcept
+    {
+        const std::lock_guard<std::mutex> hold(mutex);
+        ioe_event_set_callback(event, [](ioe_event *, void *) {}, spare);
+        spare = event;
+    }
+};
+
+} // namespace detail
+
+/** An event and the callable that is its callback. May be destroyed at any time: while it is in flight,
+ * then it, its callable and what that has captured go when the callback has returned; in that callback, and
+ * beside it. What it reads and writes is not its own, but a callable can capture the owner of that.
+ *
+ * The callable is called with an `event_ref`, once for each submission that was accepted, where callbacks
+ * run. Up to 64 bytes of it are kept with the event, a larger one in memory of its own: setting it may
+ * allocate, submitting never does. The constructor allocates. */
+class event : public event_base {
+    template <class Function>
+    using if_callable = std::enable_if_t<!std::is_base_of_v<event_base, std::decay_t<Function>> &&
+                                         std::is_invocable_v<std::decay_t<Function> &, event_ref>>;
+
+  public:
+    /** Has no callable yet: submitting it fails with `EINVAL`, but for `submit_wait`. */
+    event() : event_base(detail::new_event())
+    {
+        detail::check(event_ != nullptr ? 0 : -ENOMEM, "ioe_event_new");
+    }
+    explicit event(std::error_code &ec) noexcept : event_base(detail::new_event())
+    {
+        detail::check(event_ != nullptr ? 0 : -ENOMEM, ec);
+    }
+
+    template <class Function, class = if_callable<Function>>
+    explicit event(Function &&function) : event()
+    {
+        on_complete(std::forward<Function>(function));
+    }
+
+    event(event &&other) noexcept : event_base(std::exchange(other.event_, nullptr)) {}
+    event &operator=(event &&other) noexcept
+    {
+        event moved(std::move(other));
+        std::swap(event_, moved.event_);
+        return *this;
+    }
+    ~event() { detail::release(detail::node_of(event_)); }
+
+    /** Sets the callable, and destroys the one before, when no callback runs it any more: so a callable may
+     * replace itself. Where the construction of a small one throws, the event has none. Fails with `EBUSY`
+     * while the event is in flight, and with `ENOMEM`. */
+    template <class Function, class = if_callable<Function>>
+    void on_complete(Function &&function)
+    {
+        detail::check(detail::set_callable(event_, std::forward<Function>(function)),
+                      "ioe_event_set_callback");
+    }
+    template <class Function, class = if_callable<Function>>
+    void on_complete(Function &&function, std::error_code &ec) noexcept
+    {
+        detail::check(detail::set_callable(event_, std::forward<Function>(function)), ec);
+    }
+};
+
+inline event_ref::event_ref(const event &owner) noexcept : event_base(owner) {}
+
+/** Memory for direct I/O: `ioe_buffer_alloc`. Must live until no event in flight uses it. */
+class buffer {
+  public:
+    explicit buffer(std::size_t size, std::size_t align = 0) : buffer(raw(), size, align)
+    {
+        detail::check(outcome(size, align), "ioe_buffer_alloc");
+    }
+    buffer(std::size_t size, std::size_t align, std::error_code &ec) noexcept : buffer(raw(), size, align)
+    {
+        detail::check(outcome(size, align), ec);
+    }
+    buffer(buffer &&other) noexcept
+        : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0))
+    {
+    }
+    buffer &operator=(buffer &&other) noexcept
+    {
+        buffer moved(std::move(other));
+        std::swap(data_, moved.data_);
+        std::swap(size_, moved.size_);
+        return *this;
+    }
+    ~buffer() { ioe_buffer_free(data_); }
+
+    std::byte *data() const noexcept { return static_cast<std::byte *>(data_); }
+    std::size_t size() const noexcept { return size_; }
+    explicit operator bool() const noexcept { return data_ != nullptr; }
+
+  private:
+    struct raw {};
+    buffer(raw, std::size_t size, std::size_t align) noexcept
+        : data_(ioe_buffer_alloc(size, align)), size_(data_ != nullptr ? size : 0)
+    {
+    }
+    int outcome(std::size_t size, std::size_t align) const noexcept
+    {
+        if (data_ != nullptr)
+            return 0;
+        return size == 0 || (align & (align - 1)) != 0 ? -EINVAL : -ENOMEM;
+    }
+
+    void *data_;
+    std::size_t size_;
+};
+
+/** Callback threads that contexts share, by `config.shared = workers.get()`. Must outlive them: its
+ * destructor ends the process where one still uses them. */
+class workers {
+  public:
+    explicit workers(std::uint32_t threads)
+    {
+        detail::check(ioe_workers_new(threads, &workers_), "ioe_workers_new");
+    }
+    workers(std::uint32_t threads, std::error_code &ec) noexcept
+    {
+        detail::check(ioe_workers_new(threads, &workers_), ec);
+    }
+    workers(workers &&other) noexcept : workers_(std::exchange(other.workers_, nullptr)) {}
+    workers &operator=(workers &&other) noexcept
+    {
+        workers moved(std::move(other));
+        std::swap(workers_, moved.workers_);
+        return *this;
+    }
+    ~workers()
+    {
+        const int err = workers_ != nullptr ? free() : 0;
+        /* In a forked child there is nothing to free. */
+        if (err != 0 && err != -EOWNERDEAD)
+            detail::die("workers were destroyed that cannot be freed", err);
+    }
+
+    /** Frees them now: `ioe_workers_free`. */
+    void close() { detail::check(free(), "ioe_workers_free"); }
+    void close(std::error_code &ec) noexcept { detail::check(free(), ec); }
+
+    ioe_workers *get() const noexcept { return workers_; }
+    explicit operator bool() const noexcept { return workers_ != nullptr; }
+
+  private:
+    int free() noexcept
+    {
+        const int err = ioe_workers_free(workers_);
+        if (err == 0)
+            workers_ = nullptr;
+        return err;
+    }
+
+    ioe_workers *workers_ = nullptr;
+};
+
+#if defined(IOE_COROUTINES)
+
+/** Where an operation's error goes: into a std::error_code, or, where none is given, it is thrown. */
+class error_out {
+  public:
+    error_out() = default;
+    error_out(std::error_code &ec) noexcept : ec_(&ec) {}
+
+    std::int64_t check(std::int64_t answer, const char *call) const
+    {
+        return ec_ != nullptr ? detail::check(answer, *ec_) : detail::check(answer, call);
+    }
+
+  private:
+    std::error_code *ec_ = nullptr;
+};
+
+namespace detail {
+
+/* An operation that a coroutine waits for. It lives in the coroutine's frame, and so does not move. */
+class operation_base {
+  public:
+    operation_base(const operation_base &) = delete;
+    operation_base &operator=(const operation_base &) = delete;
+
+    bool await_ready() const noexcept { return false; }
+
+    /* No part of the frame may be touched after the submit: the coroutine may run elsewhere by then, and have
+     * ended. Not inlined, so that no compiler keeps a variable of this function in the frame. */
+    [[gnu::noinline]] bool await_suspend(std::coroutine_handle<> coroutine) noexcept
+    {
+        if (err_ == 0)
+            err_ = ioe_event_set_callback(event_, completed, this);
+        if (err_ != 0)
+            return false;
+        coroutine_ = coroutine;
+        in_flight_.store(true, std::memory_order_relaxed);
+        const int err = ioe_submit(engine_->ctx, event_);
+        if (err == 0)
+            return true;
+        in_flight_.store(false, std::memory_order_relaxed);
+        err_ = err;
+        return false;
+    }
+
+    /** For `context::cancel`; to be read before it is awaited. */
+    std::uint64_t id() const noexcept { return ioe_event_id(event_); }
+
+  protected:
+    template <class Prepare>
+    operation_base(engine *its, const char *call, error_out errors, Prepare prepare) noexcept
+        : engine_(its), event_(its != nullptr ? its->take() : nullptr),
+          err_(its == nullptr      ? -EINVAL
+               : event_ == nullptr ? -ENOMEM
+                                   : prepare(event_)),
+          call_(call), errors_(errors)
+    {
+    }
+
+    ~operation_base()
+    {
+        if (in_flight_.load(std::memory_order_relaxed))
+            die("a coroutine was destroyed", "its operation is in flight, and would go on in its memory");
+        if (event_ != nullptr)
+            engine_->give(event_);
+    }
+
+    void option(int err) noexcept
+    {
+        if (err_ == 0)
+            err_ = err;
+    }
+
+    std::int64_t outcome() const
+    {
+        return errors_.check(err_ != 0 ? err_ : ioe_event_result(event_), call_);
+    }
+
+    ioe_event *event() const noexcept { return event_; }
+
+  private:
+    static void completed(ioe_event *, void *arg) noexcept
+    {
+        auto *self = static_cast<operation_base *>(arg);
+        self->in_flight_.store(false, std::memory_order_relaxed);
+        guarded([&] { self->coroutine_.resume(); });
+    }
+
+    engine *engine_;
+    ioe_event *event_;
+    int err_;
+    const char *call_;
+    error_out errors_;
+    std::coroutine_handle<> coroutine_;
+    std::atomic<bool> in_flight_{false};
+};
+
+} // namespace detail
+
+/** What the calls of a context for `co_await` give. It is submitted when it is awaited, and the coroutine
+ * goes on where callbacks run; where the submission is refused, it goes on at once, with that error. Must
+ * not outlive the context. A coroutine that is destroyed while its operation is in flight ends the process:
+ * the kernel has its memory. */
+template <class Result>
+class [[nodiscard]] operation : public detail::operation_base {
+  public:
+    /** `ioe_event_set_flags`, `_priority` and `_timeout`: `co_await ctx.read(fd, to, 0).flags(IOE_NOWAIT)`.
+     * What they refuse is the operation's error. */
+    operation &flags(std::uint32_t bits) noexcept
+    {
+        option(ioe_event_set_flags(event(), bits));
+        return *this;
+    }
+    operation &priority(int ioprio) noexcept
+    {
+        option(ioe_event_set_priority(event(), ioprio));
+        return *this;
+    }
+    operation &timeout(std::chrono::nanoseconds limit) noexcept
+    {
+        option(ioe_event_set_timeout(event(), limit.count()));
+        return *this;
+    }
+
+    Result await_resume() const { return static_cast<Result>(outcome()); }
+
+  private:
+    friend class context;
+    using operation_base::operation_base;
+};
+
+#endif
+
+/** A context. The destructor frees it as `close` does, and ends the process where that is refused: while a
+ * merger of it lives, in a callback of it, or off the thread that owns a polled one. */
+class context {
+  public:
+    explicit context(const ioe_config &cfg = config()) { detail::check(open(cfg), "ioe_context_new"); }
+    context(const ioe_config &cfg, std::error_code &ec) noexcept { detail::check(open(cfg), ec); }
+    context(context &&other) noexcept = default;
+    context &operator=(context &&other) noexcept
+    {
+        context moved(std::move(other));
+        std::swap(engine_, moved.engine_);
+        return *this;
+    }
+    ~context()
+    {
+        const int err = engine_ != nullptr ? free() : 0;
+        if (err != 0)
+            detail::die("a context was destroyed that cannot be freed", err);
+    }
+
+    /** Completes what was accepted, runs the callbacks, and frees: `ioe_context_free`. Where it is refused
+     * nothing is done. */
+    void close() { detail::check(free(), "ioe_context_free"); }
+    void close(std::error_code &ec) noexcept { detail::check(free(), ec); }
+
+    ioe_context *get() const noexcept { return engine_ != nullptr ? engine_->ctx : nullptr; }
+    explicit operator bool() const noexcept { return engine_ != nullptr; }
+
+    void submit(event_ref event)
+    {
+        detail::check(detail::hand_over(event.get(), [&] { return ioe_submit(get(), event.get()); }),
+                      "ioe_submit");
+    }
+    void submit(event_ref event, std::error_code &ec) noexcept
+    {
+        detail::check(detail::hand_over(event.get(), [&] { return ioe_submit(get(), event.get()); }), ec);
+    }
+
+    /** False, and no error, where the queue is full. */
+    [[nodiscard]] bool try_submit(event_ref event) { return try_submit_as(event, "ioe_try_submit"); }
+    [[nodiscard]] bool try_submit(event_ref event, std::error_code &ec) noexcept
+    {
+        return try_submit_as(event, ec);
+    }
+
+    /** Of an array, std::vector or the like, of `event` or `event_ref`. Gives how many were accepted; it is
+     * an error only where there are events and none was. */
+    template <class Events>
+    std::size_t submit_batch(const Events &events)
+    {
+        return static_cast<std::size_t>(detail::check(submit_all(events), "ioe_submit_batch"));
+    }
+    template <class Events>
+    std::size_t submit_batch(const Events &events, std::error_code &ec) noexcept
+    {
+        return static_cast<std::size_t>(detail::check(submit_all(events), ec));
+    }
+
+    /** Does the event, waits, and gives its result; a callable is not needed, and not called. */
+    std::size_t submit_wait(event_ref event)
+    {
+        return static_cast<std::size_t>(
+            detail::check(detail::wait_for(get(), event.get()), "ioe_submit_wait"));
+    }
+    std::size_t submit_wait(event_ref event, std::error_code &ec) noexcept
+    {
+        return static_cast<std::size_t>(detail::check(detail::wait_for(get(), event.get()), ec));
+    }
+
+    void drain() { detail::check(ioe_drain(get(), -1), "ioe_drain"); }
+    void drain(std::error_code &ec) noexcept { detail::check(ioe_drain(get(), -1), ec); }
+    /** False, and no error, where the time was up first. */
+    [[nodiscard]] bool drain(std::chrono::milliseconds timeout)
+    {
+        return detail::check_unless(-ETIMEDOUT, ioe_drain(get(), timeout.count()), "ioe_drain");
+    }
+    [[nodiscard]] bool drain(std::chrono::milliseconds timeout, std::error_code &ec) noexcept
+    {
+        return detail::check_unless(-ETIMEDOUT, ioe_drain(get(), timeout.count()), ec);
+    }
+
+    /** Gives how many callbacks ran. -1 ms waits for ever. */
+    unsigned poll(std::uint32_t min = 0, std::chrono::milliseconds timeout = std::chrono::milliseconds(0))
+    {
+        return static_cast<unsigned>(detail::check(ioe_poll(get(), min, timeout.count()), "ioe_poll"));
+    }
+    unsigned poll(std::uint32_t min, std::chrono::milliseconds timeout, std::error_code &ec) noexcept
+    {
+        return static_cast<unsigned>(detail::check(ioe_poll(get(), min, timeout.count()), ec));
+    }
+
+    /** False, and no error, where no event of this id is in flight. */
+    bool cancel(std::uint64_t id)
+    {
+        return detail::check_unless(-ENOENT, ioe_cancel(get(), id), "ioe_cancel");
+    }
+    bool cancel(std::uint64_t id, std::error_code &ec) noexcept
+    {
+        return detail::check_unless(-ENOENT, ioe_cancel(get(), id), ec);
+    }
+
+    ioe_info info() const
+    {
+        ioe_info out = {};
+        detail::check(ioe_context_info(get(), &out, sizeof out), "ioe_context_info");
+        return out;
+    }
+    ioe_info info(std::error_code &ec) const noexcept
+    {
+        ioe_info out = {};
+        detail::check(ioe_context_info(get(), &out, sizeof out), ec);
+        return out;
+    }
+
+    ioe_stats stats() const
+    {
+        ioe_stats out = {};
+        detail::check(ioe_context_stats(get(), &out, sizeof out), "ioe_context_stats");
+        return out;
+    }
+    ioe_stats stats(std::error_code &ec) const noexcept
+    {
+        ioe_stats out = {};
+        detail::check(ioe_context_stats(get(), &out, sizeof out), ec);
+        return out;
+    }
+
+    /** The eventfd of a polled context; the context closes it. */
+    int fd() const { return static_cast<int>(detail::check(ioe_context_fd(get()), "ioe_context_fd")); }
+    int fd(std::error_code &ec) const noexcept
+    {
+        return static_cast<int>(detail::check(ioe_context_fd(get()), ec));
+    }
+
+#if defined(IOE_COROUTINES)
+    /** `std::size_t n = co_await ctx.read(fd, buffer, offset)`: bytes, or an error: thrown, or with `ec`
+     * last, stored there, which must live until then. What is awaited is an `operation`. In steady state
+     * none allocates: the context keeps as many events as were ever in use at once. Awaiting blocks the
+     * thread while the queue is full, as `ioe_submit` does: never in a callback, so never in a coroutine
+     * that has been resumed by one. */
+    operation<std::size_t> read(int fd, mutable_bytes to, std::uint64_t offset, error_out ec = {}) noexcept
+    {
+        return {engine_.get(), "read", ec, [&](ioe_event *event) {
+                    return ioe_prep_read(event, fd, to.data(), to.size(), offset);
+                }};
+    }
+    operation<std::size_t> write(int fd, const_bytes from, std::uint64_t offset, error_out ec = {}) noexcept
+    {
+        return {engine_.get(), "write", ec, [&](ioe_event *event) {
+                    return ioe_prep_write(event, fd, from.data(), from.size(), offset);
+                }};
+    }
+    operation<std::size_t> readv(int fd, const iovec *iov, int iovcnt, std::uint64_t offset,
+                                 error_out ec = {}) noexcept
+    {
+        return {engine_.get(), "readv", ec, [&](ioe_event *event) {
+                    return ioe_prep_readv(event, fd, iov, iovcnt, offset);
+                }};
+    }
+    operation<std::size_t> writev(int fd, const iovec *iov, int iovcnt, std::uint64_t offset,
+                                  error_out ec = {}) noexcept
+    {
+        return {engine_.get(), "writev", ec, [&](ioe_event *event) {
+                    return ioe_prep_writev(event, fd, iov, iovcnt, offset);
+                }};
+    }
+    operation<void> fsync(int fd, error_out ec = {}) noexcept
+    {
+        return {engine_.get(), "fsync", ec, [&](ioe_event *event) { return ioe_prep_fsync(event, fd); }};
+    }
+    operation<void> fdatasync(int fd, error_out ec = {}) noexcept
+    {
+        return {engine_.get(), "fdatasync", ec,
+                [&](ioe_event *event) { return ioe_prep_fdatasync(event, fd); }};
+    }
+    operation<void> fallocate(int fd, int mode, std::uint64_t offset, std::uint64_t len,
+                              error_out ec = {}) noexcept
+    {
+        return {engine_.get(), "fallocate", ec, [&](ioe_event *event) {
+                    return ioe_prep_fallocate(event, fd, mode, offset, len);
+                }};
+    }
+#endif
+
+  private:
+    int open(const ioe_config &cfg) noexcept
+    {
+        std::unique_ptr<detail::engine> fresh(new (std::nothrow) detail::engine);
+        if (fresh == nullptr)
+            return -ENOMEM;
+        const int err = ioe_context_new(&cfg, &fresh->ctx);
+        if (err == 0)
+            engine_ = std::move(fresh);
+        return err;
+    }
+
+    int free() noexcept
+    {
+        const int err = ioe_context_free(get());
+        if (err == 0)
+            engine_.reset();
+        return err;
+    }
+
+    template <class Report>
+    bool try_submit_as(event_ref event, Report &&report)
+    {
+        return detail::check_unless(
+            -EAGAIN, detail::hand_over(event.get(), [&] { return ioe_try_submit(get(), event.get()); }),
+            report);
+    }
+
+    template <class Events>
+    std::int64_t submit_all(const Events &events) noexcept
+    {
+        using one = std::remove_pointer_t<decltype(std::data(events))>;
+        static_assert(std::is_base_of_v<event_base, one>, "submit_batch takes events");
+        /* They are what the C call wants: pointers to C events, one after the other. */
+        static_assert(sizeof(one) == sizeof(ioe_event *) && std::is_standard_layout_v<one>);
+        return detail::hand_over_all(get(), reinterpret_cast<ioe_event *const *>(std::data(events)),
+                                     std::size(events));
+    }
+
+    std::unique_ptr<detail::engine> engine_;
+};
+
+/** Gathers neighbouring events of one file: `ioe_merger_new` says how. Its destructor hands over what was
+ * gathered, before that of the context, and ends the process where that is refused: off the thread that
+ * owns a polled context. */
+class merger {
+  public:
+    merger(context &ctx, int fd, int action, std::size_t limit)
+    {
+        detail::check(ioe_merger_new(ctx.get(), fd, action, limit, &merger_), "ioe_merger_new");
+    }
+    merger(context &ctx, int fd, int action, std::size_t limit, std::error_code &ec) noexcept
+    {
+        detail::check(ioe_merger_new(ctx.get(), fd, action, limit, &merger_), ec);
+    }
+    merger(merger &&other) noexcept : merger_(std::exchange(other.merger_, nullptr)) {}
+    merger &operator=(merger &&other) noexcept
+    {
+        merger moved(std::move(other));
+        std::swap(merger_, moved.merger_);
+        return *this;
+    }
+    ~merger()
+    {
+        const int err = merger_ != nullptr ? free() : 0;
+        /* In a forked child there is nothing to hand over. */
+        if (err != 0 && err != -EOWNERDEAD)
+            detail::die("a merger was destroyed that cannot be freed", err);
+    }
+
+    void add(event_ref event)
+    {
+        detail::check(detail::hand_over(event.get(), [&] { return ioe_merger_add(merger_, event.get()); }),
+                      "ioe_merger_add");
+    }
+    void add(event_ref event, std::error_code &ec) noexcept
+    {
+        detail::check(detail::hand_over(event.get(), [&] { return ioe_merger_add(merger_, event.get()); }),
+                      ec);
+    }
+
+    void flush() { detail::check(ioe_merger_flush(merger_), "ioe_merger_flush"); }
+    void flush(std::error_code &ec) noexcept { detail::check(ioe_merger_flush(merger_), ec); }
+
+    /** Hands over what was gathered, and frees it now: `ioe_merger_free`. */
+    void close() { detail::check(free(), "ioe_merger_free"); }
+    void close(std::error_code &ec) noexcept { detail::check(free(), ec); }
+
+    ioe_merger *get() const noexcept { return merger_; }
+    explicit operator bool() const noexcept { return merger_ != nullptr; }
+
+  private:
+    int free() noexcept
+    {
+        const int err = ioe_merger_free(merger_);
+        if (err == 0)
+            merger_ = nullptr;
+        return err;
+    }
+
+    ioe_merger *merger_ = nullptr;
+};
+
+} // namespace ioe
+
+#endif
