@@ -21,12 +21,14 @@ SONAME  := libio_engine.so.$(MAJOR)
 SHARED  := $(BUILD)/libio_engine.so
 STATIC  := $(BUILD)/libio_engine.a
 HEADER  := include/io_engine.h
+HPP     := include/io_engine.hpp
 
 WARNINGS := -Wall -Wextra -Wpedantic -Werror
 C_FLAGS  := -std=c11 -D_GNU_SOURCE $(WARNINGS) -Iinclude
 LINK     := -L$(BUILD) -Wl,-rpath,$(CURDIR)/$(BUILD) -lio_engine -lpthread
 
 EXAMPLES := $(patsubst examples_c/%.c,target/examples/%,$(wildcard examples_c/*.c))
+CPP_EXAMPLES := $(patsubst examples_c/%.cc,target/examples/cpp/%,$(wildcard examples_c/*.cc))
 C_TESTS  := $(patsubst c_tests/%.c,target/c_tests/%,$(wildcard c_tests/t_*.c)) \
             $(patsubst c_tests/%.cc,target/c_tests/%,$(wildcard c_tests/t_*.cc))
 # Seconds that one test program may take.
@@ -52,7 +54,8 @@ SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name "
         check-blocked-quick check-install check-abi release-abi deb check-faults check-crash check-perf \
         figures lint bench bench-full sim header install uninstall clean help tools-c tools-bench \
         tools-faults tools-crash tools-perf tools-install tools-abi tools-deb check-man man tools-man \
-        check-c-reactors FORCE \
+        check-c-reactors FORCE check-cpp tools-cpp \
+        $(foreach compiler,g++ clang++,check-cpp-$(compiler)) \
         $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
 all: lib examples ## the library, its header, the examples
 
@@ -90,12 +93,18 @@ $(SHARED): $(BUILD)/io_engine.o
 	@ln -sf libio_engine.so.$(VERSION) $(BUILD)/$(SONAME)
 	@ln -sf $(SONAME) $@
 
-examples: $(EXAMPLES)
+# Those in C++ where there is a compiler for it: the library needs none.
+examples: $(EXAMPLES) $(if $(shell command -v $(CXX)),$(CPP_EXAMPLES))
 
 target/examples/%: examples_c/%.c $(HEADER) $(SHARED)
 	$(call need,$(CC),gcc)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $(LINK)
+
+target/examples/cpp/%: examples_c/%.cc $(HPP) $(HEADER) $(SHARED)
+	$(call need,$(CXX),g++)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(LINK)
 
 run: $(SHARED) target/examples/copy ## build the library and copy a file with it, verified
 	@head -c 268435456 /dev/urandom > target/run.source
@@ -103,7 +112,7 @@ run: $(SHARED) target/examples/copy ## build the library and copy a file with it
 	@cmp target/run.source target/run.copy && echo "the copy is identical"
 	@rm -f target/run.source target/run.copy
 
-check: check-rust check-headers check-man check-c check-perf check-blocked-quick ## all tests
+check: check-rust check-headers check-c check-cpp check-perf check-blocked-quick ## all tests
 	@echo "all checks passed"
 
 check-rust: tools-c ## the engine's own tests, the simulator among them
@@ -115,7 +124,7 @@ sim: ## the simulator alone: make sim SEED=1 OPS=10000000
 header: ## refresh include/io_engine.h
 	IOE_UPDATE_HEADER=1 $(CARGO) test --locked --release --test header
 
-check-headers: $(SHARED) tools-c ## the header alone, in every language it promises
+check-headers: $(SHARED) tools-c ## the headers alone, in every language they promise
 	prove c_tests/header.sh c_tests/exports.sh c_tests/error_table.sh
 
 check-install: lib tools-install ## what make install brings serves programs that never saw this tree
@@ -165,7 +174,7 @@ each_driver = $(filter-out $(call one_run,$(1)),$(C_TESTS:target/c_tests/%=$(1)/
 
 check-c: $(DRIVERS:%=check-c-%) check-c-reactors check-c-choice ## the C and C++ tests and the examples, on every driver
 
-$(DRIVERS:%=check-c-%): check-c-%: $(C_TESTS) $(EXAMPLES) target/bench/allocs tools-c
+$(DRIVERS:%=check-c-%): check-c-%: $(C_TESTS) $(EXAMPLES) $(CPP_EXAMPLES) target/bench/allocs tools-c
 	IOE_DRIVER=$* IOE_TEST_SCALE=$(SCALE_$*) \
 	  $(PROVE) $(JOBS_$*) $(call each_driver,target/c_tests) target/bench/allocs examples_c/check.sh
 	IOE_DRIVER=$* IOE_TEST_SCALE=$(SCALE_$*) IOE_TEST_MERGE=65536 $(PROVE) target/c_tests/t_transfers
@@ -183,7 +192,7 @@ target/c_tests/%: c_tests/%.c $(wildcard c_tests/*.h) $(HEADER) $(SHARED) | tool
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $(LINK) -lcmocka
 
-target/c_tests/%: c_tests/%.cc $(wildcard c_tests/*.h) $(HEADER) $(SHARED) | tools-c
+target/c_tests/%: c_tests/%.cc $(wildcard c_tests/*.h) $(HPP) $(HEADER) $(SHARED) | tools-c
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(LINK) -lcmocka
 
@@ -256,9 +265,35 @@ target/faults_asan/%: c_tests/faults/%.c $(wildcard c_tests/*.h c_tests/faults/*
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $(ASAN_LINK)
 
-target/c_tests_asan/%: c_tests/%.cc $(wildcard c_tests/*.h) $(HEADER) $(ASAN_BUILD)/libio_engine.so | tools-c
+target/c_tests_asan/%: c_tests/%.cc $(wildcard c_tests/*.h) $(HPP) $(HEADER) $(ASAN_BUILD)/libio_engine.so | tools-c
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(ASAN_LINK)
+
+# The tests and examples of io_engine.hpp with both compilers and their sanitizers; of several clang++ the
+# newest. What is about coroutines is C++20, the rest C++17.
+CPP_COMPILERS := g++ clang++
+NEWEST_clang++ = $(or $(lastword $(shell ls /usr/bin/clang++-[0-9]* 2>/dev/null | sort -V)),clang++)
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+CPP_FLAGS := -O1 -g -D_GNU_SOURCE $(WARNINGS) -Wshadow -Wconversion $(SANITIZE) -Iinclude
+CPP_TESTS := t_hpp t_coroutine
+CPP_PROGRAMS := $(CPP_TESTS) $(CPP_EXAMPLES:target/examples/cpp/%=%)
+check-cpp: $(CPP_COMPILERS:%=check-cpp-%) ## io_engine.hpp with g++ and clang++, under AddressSanitizer and UBSan
+
+$(CPP_COMPILERS:%=check-cpp-%): check-cpp-%: $(foreach one,$(CPP_PROGRAMS),target/cpp/%/$(one))
+	@mkdir -p $(IOE_TEST_DISK)
+	$(foreach driver,$(DRIVERS),IOE_DRIVER=$(driver) IOE_TEST_SCALE=10 \
+	  $(PROVE) $(CPP_TESTS:%=target/cpp/$*/%) && ) true
+	target/cpp/$*/quickstart target/cpp/$*/quickstart.dat
+	target/cpp/$*/coroutine_copy $(SHARED) target/cpp/$*/copy && cmp $(SHARED) target/cpp/$*/copy
+
+# $(call cpp_program,COMPILER,DIRECTORY OF SOURCES)
+define cpp_program
+target/cpp/$(1)/%: $(2)/%.cc $(wildcard c_tests/*.h) $(HPP) $(HEADER) $(SHARED) | tools-cpp
+	@mkdir -p $$(@D)
+	$$(or $$(NEWEST_$(1)),$(1)) -std=c++$$(if $$(findstring coroutine,$$*),20,17) $(CPP_FLAGS) \
+	  -o $$@ $$< $(LINK) $(if $(filter c_tests,$(2)),-lcmocka)
+endef
+$(foreach one,$(CPP_COMPILERS),$(foreach dir,c_tests examples_c,$(eval $(call cpp_program,$(one),$(dir)))))
 
 lint: ## rustfmt and clippy, warnings as errors
 	$(call need,$(CARGO),cargo ($(RUST)))
@@ -316,7 +351,7 @@ FILLED_IN    := sed -e 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION
   -e "s|@POINTER_SIZE@|$$($(CC) -dM -E -xc /dev/null | sed -n 's/.*__SIZEOF_POINTER__ //p')|"
 install: lib man ## into PREFIX: headers, libraries, pages, pkg-config, CMake: make install PREFIX= DESTDIR= LIBDIR=
 	install -d $(DEST)/include $(DEST_LIB) $(DEST_PC) $(DEST_CMAKE) $(DEST_MAN)/man3 $(DEST_MAN)/man7
-	install -m 644 include/*.h $(DEST)/include
+	install -m 644 $(HEADER) $(HPP) $(DEST)/include
 	@echo "$(DEST_MAN)/man3, man7" && install -m 644 target/man/man3/* $(DEST_MAN)/man3
 	@install -m 644 target/man/man7/* $(DEST_MAN)/man7
 	install -m 644 $(SHARED) $(DEST_LIB)/libio_engine.so.$(VERSION)
@@ -387,6 +422,11 @@ tools-abi: tools-c
 
 tools-man:
 	$(call bring,man groff mandoc,stdio.h,man-db groff mandoc)
+
+tools-cpp: tools-c
+	$(call bring_unless,for compiler in g++ $(NEWEST_clang++); do echo 'int main() {}' | \
+	  $$compiler -std=c++20 $(SANITIZE) -include coroutine -x c++ -o /dev/null - || exit 1; done,\
+	  g++ clang libclang-rt-dev)
 
 tools-perf:
 	$(call bring,$(CC) valgrind objdump python3,valgrind/callgrind.h,gcc binutils valgrind python3)

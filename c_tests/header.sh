@@ -1,36 +1,51 @@
 #!/bin/sh
 # Promise: include/io_engine.h compiles by itself, and included twice, as C99, C11, C++11 and C++20,
-# without a warning. TAP on stdout; a compiler that is not installed is skipped.
+# without a warning; include/io_engine.hpp from C++17 on, also without exceptions and RTTI. TAP on
+# stdout; a compiler that is not installed is skipped.
 cd "$(dirname "$0")/.." || exit 1
 
 number=0
 status=0
 
-# check COMPILER LANGUAGE STANDARD
+# check COMPILER LANGUAGE STANDARD HEADER [OPTION]...
 check() {
+    compiler=$1
+    language=$2
+    standard=$3
+    header=$4
+    shift 4
     number=$((number + 1))
-    if ! command -v "$1" >/dev/null; then
-        echo "ok $number - $1 $3 # SKIP $1 is not installed"
+    name="$header, $compiler $standard $*"
+    if ! command -v "$compiler" >/dev/null; then
+        echo "ok $number - $name # SKIP $compiler is not installed"
         return
     fi
-    if messages=$(printf '#include "io_engine.h"\n#include "io_engine.h"\n' |
-        "$1" -x "$2" -std="$3" -Wall -Wextra -Wpedantic -Werror -Iinclude -fsyntax-only - 2>&1)
+    if messages=$(printf '#include "%s"\n#include "%s"\n' "$header" "$header" |
+        "$compiler" -x "$language" -std="$standard" -Wall -Wextra -Wpedantic -Werror -Iinclude \
+            "$@" -fsyntax-only - 2>&1)
     then
-        echo "ok $number - $1 $3"
+        echo "ok $number - $name"
     else
-        echo "not ok $number - $1 $3"
+        echo "not ok $number - $name"
         echo "$messages" | sed 's/^/# /'
         status=1
     fi
 }
 
-echo 1..8
+echo 1..20
 for standard in c99 c11; do
-    check gcc c $standard
-    check clang c $standard
+    check gcc c $standard io_engine.h
+    check clang c $standard io_engine.h
 done
-for standard in c++11 c++20; do
-    check g++ c++ $standard
-    check clang++ c++ $standard
+for compiler in g++ clang++; do
+    for standard in c++11 c++20; do
+        check $compiler c++ $standard io_engine.h
+    done
+    for standard in c++17 c++20 c++2b; do
+        for options in "-fexceptions" "-fno-exceptions -fno-rtti"; do
+            # shellcheck disable=SC2086 # they are several
+            check $compiler c++ $standard io_engine.hpp -Wshadow -Wconversion $options
+        done
+    done
 done
 exit $status

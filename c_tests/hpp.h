@@ -1,5 +1,5 @@
 /*
- * What the tests of io_engine.hpp share: how many allocations the process makes, contexts as the
+ * What the tests of io_engine.hpp share: how many allocations a thread makes, contexts as the
  * deliveries ask for them, and children that end in std::terminate.
  */
 #ifndef IOE_C_TESTS_HPP_H
@@ -19,9 +19,9 @@
 #endif
 #endif
 
-/* ---- allocations, the library's included ---- */
+/* ---- allocations of a thread, in the library too ---- */
 
-static std::atomic<unsigned long> allocations{0};
+static thread_local unsigned long allocations = 0;
 
 #if defined(__SANITIZE_ADDRESS__)
 
@@ -79,7 +79,7 @@ static void begin_counting() {}
 
 #endif
 
-/* How many allocations a function makes; that the counter counts is seen first. */
+/* How many allocations a function makes on its own thread; that the counter counts is seen first. */
 template <class Function>
 static unsigned long count_allocations(Function function)
 {

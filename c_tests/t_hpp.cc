@@ -19,7 +19,7 @@ static_assert(is_owner<ioe::context> && is_owner<ioe::event> && is_owner<ioe::bu
 static_assert(is_owner<ioe::merger> && is_owner<ioe::workers>);
 static_assert(std::is_trivially_copyable_v<ioe::event_ref>);
 static_assert(std::is_convertible_v<ioe::event &, ioe::event_ref>);
-static_assert(!std::is_convertible_v<const std::vector<char> &, ioe::mutable_bytes>, "const is not read into");
+static_assert(!std::is_convertible_v<const std::vector<char> &, ioe::mutable_bytes>, "it is const");
 static_assert(std::is_convertible_v<const std::vector<char> &, ioe::const_bytes>);
 static_assert(!std::is_convertible_v<std::vector<std::string> &, ioe::mutable_bytes>, "bytes are no strings");
 static_assert(!std::is_constructible_v<ioe::event, int>, "an int is no callback");
@@ -131,7 +131,7 @@ void any_callable_is_a_callback(void **state)
     runs_once(ctx, fd, [count = std::make_unique<counted>()](ioe::event_ref) { ++called; });
     std::array<char, 1000> large = {};
     large[999] = 1;
-    runs_once(ctx, fd, [large, count = std::make_unique<counted>()](ioe::event_ref) { called += large[999]; });
+    runs_once(ctx, fd, [large, c = std::make_unique<counted>()](ioe::event_ref) { called += large[999]; });
     /* What the argument was moved from still counts. */
     {
         called = 0;

@@ -63,6 +63,37 @@ ok $? "quickstart writes, reads back and compares"
 run quickstart no/such/file
 refused "quickstart names the errno of a file it cannot open" 1 "ENOENT"
 
+run cpp/quickstart new.dat
+[ "$status" -eq 0 ] && grep -q "read back" out && [ -s new.dat ]
+ok $? "quickstart.cc writes, reads back and compares"
+run cpp/quickstart no/such/file
+refused "quickstart.cc names the errno of a file it cannot open" 1 "ENOENT"
+
+# ---- coroutine_copy
+block 20000001 long
+for source in "$big" in.0 in.1 long; do
+    block 30 to
+    run cpp/coroutine_copy "$source" to
+    same "$source" to && [ ! -s err ] &&
+        [ "$(cat out)" = "copied and compared $(stat -c %s "$source") bytes" ]
+    ok $? "coroutine_copy of $(stat -c %s "$source") bytes"
+done
+(
+    ulimit -f 1024
+    exec timeout 60 "$bin/cpp/coroutine_copy" long to
+) >out 2>err </dev/null
+status=$?
+refused "coroutine_copy tells what a coroutine threw" 1 "write: File too large"
+cp in.1 to
+run cpp/coroutine_copy to ./to
+[ "$status" -eq 1 ] && grep -q "same file" err && cmp -s in.1 to
+ok $? "coroutine_copy refuses to copy a file onto itself"
+run cpp/coroutine_copy missing to
+refused "coroutine_copy names the file that is missing" 1 "missing: No such file"
+run cpp/coroutine_copy long
+refused "coroutine_copy with one file shows its usage" 2 "usage:"
+rm -f long to
+
 # ---- event_loop
 for size in $sizes; do
     run event_loop "in.$size"

@@ -680,11 +680,14 @@ class operation_base {
     operation_base(const operation_base &) = delete;
     operation_base &operator=(const operation_base &) = delete;
 
-    bool await_ready() const noexcept { return false; }
+    /** For `context::cancel`; to be read before it is awaited. */
+    std::uint64_t id() const noexcept { return ioe_event_id(event_); }
 
-    /* No part of the frame may be touched after the submit: the coroutine may run elsewhere by then, and have
-     * ended. Not inlined, so that no compiler keeps a variable of this function in the frame. */
-    [[gnu::noinline]] bool await_suspend(std::coroutine_handle<> coroutine) noexcept
+  protected:
+    /* True where it is in flight. No part of the frame may be touched after the submit: the coroutine may run
+     * elsewhere by then, and have ended. Not inlined, so that no compiler keeps a variable of this function
+     * in the frame. */
+    [[gnu::noinline]] bool start(std::coroutine_handle<> coroutine) noexcept
     {
         if (err_ == 0)
             err_ = ioe_event_set_callback(event_, completed, this);
@@ -700,10 +703,8 @@ class operation_base {
         return false;
     }
 
-    /** For `context::cancel`; to be read before it is awaited. */
-    std::uint64_t id() const noexcept { return ioe_event_id(event_); }
+    std::int64_t outcome() const { return errors_.check(err_ != 0 ? err_ : ioe_event_result(event_), call_); }
 
-  protected:
     template <class Prepare>
     operation_base(engine *its, const char *call, error_out errors, Prepare prepare) noexcept
         : engine_(its), event_(its != nullptr ? its->take() : nullptr),
@@ -726,11 +727,6 @@ class operation_base {
     {
         if (err_ == 0)
             err_ = err;
-    }
-
-    std::int64_t outcome() const
-    {
-        return errors_.check(err_ != 0 ? err_ : ioe_event_result(event_), call_);
     }
 
     ioe_event *event() const noexcept { return event_; }
@@ -779,7 +775,19 @@ class [[nodiscard]] operation : public detail::operation_base {
         return *this;
     }
 
-    Result await_resume() const { return static_cast<Result>(outcome()); }
+    /* Apart from the operation, because GCC 12 would copy one that is awaited behind its options. */
+    class awaiter {
+      public:
+        bool await_ready() const noexcept { return false; }
+        bool await_suspend(std::coroutine_handle<> coroutine) noexcept { return its_.start(coroutine); }
+        Result await_resume() const { return static_cast<Result>(its_.outcome()); }
+
+      private:
+        friend class operation;
+        explicit awaiter(operation &its) noexcept : its_(its) {}
+        operation &its_;
+    };
+    awaiter operator co_await() noexcept { return awaiter(*this); }
 
   private:
     friend class context;
