@@ -118,11 +118,16 @@ task every_error(latch &, ioe::context &ctx, int fd, seen &saw)
     }
     EXPECT(co_await ctx.read(fd, {&byte, 1}, UINT64_MAX, ec) == 0);
     EXPECT(ec == std::errc::invalid_argument);
-    try {
-        co_await ctx.fsync(fd).flags(IOE_DSYNC);
-        EXPECT(false);
-    } catch (const std::system_error &e) {
-        EXPECT(e.code() == std::errc::invalid_argument);
+    for (int option = 0; option < 3; ++option) {
+        auto read = ctx.read(fd, {&byte, 1}, 0, ec);
+        if (option == 0)
+            read.flags(IOE_DSYNC);
+        else if (option == 1)
+            read.priority(-1);
+        else
+            read.timeout(std::chrono::nanoseconds(-1));
+        co_await read;
+        EXPECT(ec == std::errc::invalid_argument);
     }
     co_await ctx.fsync(fd, ec);
     EXPECT(!ec);
@@ -281,6 +286,27 @@ void a_frame_that_goes_in_flight_ends_the_process(void **)
                 "io_engine: a coroutine was destroyed: its operation is in flight");
 }
 
+held keep_operation(ioe::context &ctx, std::error_code &ec)
+{
+    char byte = 0;
+    auto read = ctx.read(0, {&byte, 1}, 0, ec);
+    co_await std::suspend_always();
+    co_await read;
+}
+
+/* One that has not been awaited may outlive its context. */
+void an_operation_outlives_its_context(void **)
+{
+    auto ctx = std::make_unique<ioe::context>(polled_config());
+    std::error_code ec;
+    const held one = keep_operation(*ctx, ec), other = keep_operation(*ctx, ec);
+    ctx.reset();
+    one.frame.destroy();
+    other.frame.resume();
+    assert_true(ec == std::errc::invalid_argument);
+    other.frame.destroy();
+}
+
 held throws_later(ioe::context &ctx)
 {
     std::error_code ec;
@@ -310,6 +336,7 @@ int main()
         cmocka_unit_test(an_operation_can_be_cancelled),
         for_each_threaded_delivery(many_run_at_once),
         cmocka_unit_test(an_operation_allocates_nothing),
+        cmocka_unit_test(an_operation_outlives_its_context),
         cmocka_unit_test(a_frame_that_goes_in_flight_ends_the_process),
         cmocka_unit_test(an_exception_ends_the_process),
     };

@@ -6,6 +6,7 @@
  */
 #include <array>
 #include <csignal>
+#include <sys/mman.h>
 #include <thread>
 
 #include "hpp.h"
@@ -214,6 +215,58 @@ void a_handle_may_go_in_its_callback(void **state)
     ctx.drain();
     assert_int_equal(called, 1);
     assert_int_equal(counted::alive, 0);
+}
+
+/* What a polled submit_wait waits for loses its handle to another's callback meanwhile. */
+void a_handle_may_go_while_it_is_waited_for(void **)
+{
+    ioe::context ctx(polled_config());
+    file fd;
+    called = 0;
+    auto waited = std::make_unique<ioe::event>();
+    ioe::event other([&, c = counted()](ioe::event_ref) {
+        waited.reset();
+        ++called;
+    });
+    other.prep_fsync(fd);
+    ctx.submit(other);
+    waited->on_complete([c = counted()](ioe::event_ref) { called = 100; });
+    /* A barrier is handed over, and waits for its turn. */
+    waited->prep_fsync(fd);
+    waited->set_flags(IOE_BARRIER);
+    assert_int_equal(ctx.submit_wait(*waited), 0);
+    ctx.drain();
+    assert_int_equal(called, 1);
+    assert_null(waited.get());
+    assert_int_equal(counted::alive, 1);
+}
+
+bool is_mapped(const std::byte *memory)
+{
+    return msync(const_cast<std::byte *>(memory), len, MS_ASYNC) == 0;
+}
+
+void owners_free_what_they_made(void **)
+{
+    const std::byte *first, *second, *third;
+    {
+        ioe::workers shared(2);
+        ioe::config cfg;
+        cfg.shared = shared.get();
+        ioe::context ctx(cfg), other;
+        ioe::merger merger(ctx, 0, IOE_READ, len);
+        ioe::buffer a(len), b(len), c(len, 2 * len);
+        first = a.data();
+        second = b.data();
+        third = c.data();
+        assert_true(is_mapped(first) && is_mapped(second) && is_mapped(third));
+        assert_int_equal(reinterpret_cast<uintptr_t>(third) % (2 * len), 0);
+        a = std::move(b);
+        assert_false(is_mapped(first));
+        assert_ptr_equal(a.data(), second);
+    }
+    assert_false(is_mapped(second) || is_mapped(third));
+    await_no_threads();
 }
 
 void it_is_submitted_again_in_its_callback(void **state)
@@ -455,8 +508,10 @@ void errors_come_in_both_forms(void **)
     event.prep_read(fd, {&byte, 1}, UINT64_MAX, ec);
     assert_int_equal(ec.value(), EINVAL);
     assert_int_equal(thrown([&] { event.prep_read(fd, {&byte, 1}, UINT64_MAX); }), EINVAL);
-    event.set_flags(IOE_DSYNC, ec);
-    assert_int_equal(ec.value(), EINVAL);
+    event.prep_read(fd, {&byte, 1}, 0);
+    assert_int_equal(thrown([&] { event.set_flags(IOE_DSYNC); }), EINVAL);
+    assert_int_equal(thrown([&] { event.set_priority(-1); }), EINVAL);
+    assert_int_equal(thrown([&] { event.set_timeout(std::chrono::nanoseconds(-1)); }), EINVAL);
     event.prep_read(-1, {&byte, 1}, 0, ec);
     assert_int_equal(ec.value(), 0);
     assert_int_equal(ctx.submit_wait(event, ec), 0);
@@ -697,6 +752,8 @@ int main()
         for_each_delivery(any_callable_is_a_callback),
         cmocka_unit_test(a_handle_may_go_in_flight),
         for_each_delivery(a_handle_may_go_in_its_callback),
+        cmocka_unit_test(a_handle_may_go_while_it_is_waited_for),
+        cmocka_unit_test(owners_free_what_they_made),
         for_each_delivery(it_is_submitted_again_in_its_callback),
         for_each_delivery(a_callable_may_be_replaced_in_its_callback),
         for_each_threaded_delivery(a_callable_may_be_replaced_beside_its_callback),

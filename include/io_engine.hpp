@@ -465,9 +465,11 @@ inline std::int64_t wait_for(ioe_context *ctx, ioe_event *event) noexcept
     return answer;
 }
 
-/* A C context, and events for `co_await` that are used again: a list of them, linked by their `arg`. Apart
- * from its handle, which may move. */
+/* A C context, and events for `co_await` that are used again: a list of them, linked by their `arg`. It
+ * belongs to its handle and to each operation: one that was refused because the context is being freed still
+ * gives its event back. */
 struct engine {
+    std::atomic<unsigned> references{1};
     ioe_context *ctx = nullptr;
     std::mutex mutex;
     ioe_event *spare = nullptr;
@@ -483,6 +485,21 @@ struct engine {
             spare = static_cast<ioe_event *>(ioe_event_arg(event));
             ioe_event_free(event);
         }
+    }
+
+    struct leave {
+        void operator()(engine *its) const noexcept
+        {
+            if (its->references.fetch_sub(1, std::memory_order_acq_rel) == 1)
+                delete its;
+        }
+    };
+    using owner = std::unique_ptr<engine, leave>;
+
+    owner share() noexcept
+    {
+        references.fetch_add(1, std::memory_order_relaxed);
+        return owner(this);
     }
 
     /* NULL where memory is short. */
@@ -707,7 +724,7 @@ class operation_base {
 
     template <class Prepare>
     operation_base(engine *its, const char *call, error_out errors, Prepare prepare) noexcept
-        : engine_(its), event_(its != nullptr ? its->take() : nullptr),
+        : engine_(its != nullptr ? its->share() : nullptr), event_(its != nullptr ? its->take() : nullptr),
           err_(its == nullptr      ? -EINVAL
                : event_ == nullptr ? -ENOMEM
                                    : prepare(event_)),
@@ -739,7 +756,7 @@ class operation_base {
         guarded([&] { self->coroutine_.resume(); });
     }
 
-    engine *engine_;
+    engine::owner engine_;
     ioe_event *event_;
     int err_;
     const char *call_;
@@ -751,9 +768,8 @@ class operation_base {
 } // namespace detail
 
 /** What the calls of a context for `co_await` give. It is submitted when it is awaited, and the coroutine
- * goes on where callbacks run; where the submission is refused, it goes on at once, with that error. Must
- * not outlive the context. A coroutine that is destroyed while its operation is in flight ends the process:
- * the kernel has its memory. */
+ * goes on where callbacks run; where the submission is refused, it goes on at once, with that error. A
+ * coroutine that is destroyed while its operation is in flight ends the process: the kernel has its memory. */
 template <class Result>
 class [[nodiscard]] operation : public detail::operation_base {
   public:
@@ -983,7 +999,7 @@ class context {
   private:
     int open(const ioe_config &cfg) noexcept
     {
-        std::unique_ptr<detail::engine> fresh(new (std::nothrow) detail::engine);
+        detail::engine::owner fresh(new (std::nothrow) detail::engine);
         if (fresh == nullptr)
             return -ENOMEM;
         const int err = ioe_context_new(&cfg, &fresh->ctx);
@@ -995,8 +1011,10 @@ class context {
     int free() noexcept
     {
         const int err = ioe_context_free(get());
-        if (err == 0)
+        if (err == 0) {
+            engine_->ctx = nullptr;
             engine_.reset();
+        }
         return err;
     }
 
@@ -1019,7 +1037,7 @@ class context {
                                      std::size(events));
     }
 
-    std::unique_ptr<detail::engine> engine_;
+    detail::engine::owner engine_;
 };
 
 /** Gathers neighbouring events of one file: `ioe_merger_new` says how. Its destructor hands over what was
