@@ -153,6 +153,54 @@ void any_callable_is_a_callback(void **state)
     assert_int_equal(counted::alive, 0);
 }
 
+/* Its copies throw when told. */
+struct fragile {
+    static bool breaks;
+    counted count;
+    fragile() = default;
+    fragile(const fragile &other) : count(other.count)
+    {
+        if (breaks)
+            throw std::runtime_error("fragile");
+    }
+    void operator()(ioe::event_ref) { ++called; }
+};
+bool fragile::breaks = false;
+
+void a_callable_whose_copy_throws_leaves_none(void **)
+{
+    ioe::context ctx(polled_config());
+    file fd;
+    std::error_code ec;
+    const fragile original;
+    static_assert(!noexcept(ioe::event(original, ec)) && noexcept(ioe::event(plain_function, ec)));
+    ioe::event event([c = counted()](ioe::event_ref) {}, ec);
+    assert_int_equal(ec.value(), 0);
+    fragile::breaks = true;
+    for (int with_ec = 0; with_ec < 2; ++with_ec) {
+        bool threw = false;
+        try {
+            if (with_ec)
+                event.on_complete(original, ec);
+            else
+                event.on_complete(original);
+        } catch (const std::runtime_error &) {
+            threw = true;
+        }
+        assert_true(threw);
+    }
+    assert_int_equal(counted::alive, 1);
+    event.prep_fsync(fd);
+    assert_int_equal(thrown([&] { ctx.submit(event); }), EINVAL);
+    fragile::breaks = false;
+    event.on_complete(original, ec);
+    assert_int_equal(ec.value(), 0);
+    called = 0;
+    ctx.submit(event);
+    ctx.drain();
+    assert_int_equal(called, 1);
+}
+
 /* A polled context: nothing completes until it is polled. */
 void a_handle_may_go_in_flight(void **)
 {
@@ -750,6 +798,7 @@ int main()
         for_each_delivery(what_was_written_is_read),
         with_and_without_thread(every_action_and_option),
         for_each_delivery(any_callable_is_a_callback),
+        cmocka_unit_test(a_callable_whose_copy_throws_leaves_none),
         cmocka_unit_test(a_handle_may_go_in_flight),
         for_each_delivery(a_handle_may_go_in_its_callback),
         cmocka_unit_test(a_handle_may_go_while_it_is_waited_for),

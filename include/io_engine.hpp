@@ -20,6 +20,10 @@
 #ifndef IO_ENGINE_HPP
 #define IO_ENGINE_HPP
 
+#if __cplusplus < 201703L
+#error "io_engine.hpp needs C++17; io_engine.h serves C++ from C++11 on"
+#endif
+
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -536,6 +540,10 @@ class event : public event_base {
     template <class Function>
     using if_callable = std::enable_if_t<!std::is_base_of_v<event_base, std::decay_t<Function>> &&
                                          std::is_invocable_v<std::decay_t<Function> &, event_ref>>;
+    /* What its own constructor throws is no error code. */
+    template <class Function>
+    static constexpr bool is_kept_noexcept =
+        std::is_nothrow_constructible_v<std::decay_t<Function>, Function &&>;
 
   public:
     /** Has no callable yet: submitting it fails with `EINVAL`, but for `submit_wait`. */
@@ -552,6 +560,12 @@ class event : public event_base {
     explicit event(Function &&function) : event()
     {
         on_complete(std::forward<Function>(function));
+    }
+    template <class Function, class = if_callable<Function>>
+    event(Function &&function, std::error_code &ec) noexcept(is_kept_noexcept<Function>) : event(ec)
+    {
+        if (!ec)
+            on_complete(std::forward<Function>(function), ec);
     }
 
     event(event &&other) noexcept : event_base(std::exchange(other.event_, nullptr)) {}
@@ -573,7 +587,7 @@ class event : public event_base {
                       "ioe_event_set_callback");
     }
     template <class Function, class = if_callable<Function>>
-    void on_complete(Function &&function, std::error_code &ec) noexcept
+    void on_complete(Function &&function, std::error_code &ec) noexcept(is_kept_noexcept<Function>)
     {
         detail::check(detail::set_callable(event_, std::forward<Function>(function)), ec);
     }
