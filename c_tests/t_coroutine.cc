@@ -131,10 +131,10 @@ task every_error(latch &, ioe::context &ctx, int fd, seen &saw)
     }
     co_await ctx.fsync(fd, ec);
     EXPECT(!ec);
-    ioe::context empty(std::move(ctx));
-    co_await ctx.fsync(fd, ec);
+    ioe::context empty(polled_config());
+    const ioe::context moved(std::move(empty));
+    co_await empty.fsync(fd, ec);
     EXPECT(ec == std::errc::invalid_argument);
-    ctx = std::move(empty);
     co_await ctx.fsync(-1, ec);
     EXPECT(ec == std::errc::bad_file_descriptor);
 }

@@ -159,7 +159,8 @@ void set_log(int max_level, void *arg = nullptr) noexcept
 }
 
 /** What is done with an event that one has, by owner or by reference. All of it fails with `EBUSY` while
- * the event is in flight; but the getters may be called from any thread. */
+ * the event is in flight, which tells a mistake: that the callback has begun, the callback tells. The getters
+ * may be called at any time, from any thread. */
 class event_base {
   public:
     /** The C event, for getters that are not here. Its callback, and its hand-over to a context, are this
