@@ -51,7 +51,7 @@ BLOCKED_PROGRAMS := target/faults/deny target/faults/which $(EXAMPLES)
 SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name "*.rs" -o -name "*.txt")
 
 .PHONY: all lib examples run check check-rust check-headers check-c check-asan check-blocked \
-        check-blocked-quick check-install check-abi release-abi deb check-faults check-crash check-perf \
+        check-blocked-quick check-package check-install check-abi release-abi deb check-faults check-crash check-perf \
         figures lint bench bench-full sim header install uninstall clean help tools-c tools-bench \
         tools-faults tools-crash tools-perf tools-install tools-abi tools-deb check-man man tools-man \
         check-c-reactors FORCE check-cpp tools-cpp \
@@ -127,7 +127,9 @@ header: ## refresh include/io_engine.h
 check-headers: $(SHARED) tools-c ## the headers alone, in every language they promise
 	prove c_tests/header.sh c_tests/exports.sh c_tests/error_table.sh
 
-check-install: lib tools-install ## what make install brings serves programs that never saw this tree
+check-package: check-install check-abi check-man ## what is installed: programs, earlier releases, pages
+
+check-install: lib man tools-install ## what make install brings serves programs that never saw this tree
 	prove --failures --comments c_tests/install/install.sh
 
 check-abi: $(SHARED) tools-abi ## programs built for earlier releases run on this library

@@ -15,11 +15,13 @@ static void round_trip(int fd)
 {
     const std::string out = "Hello from io_engine";
     std::string in(out.size(), '\0');
-    ioe::context ctx; /* all defaults */
 
     /* The callable runs on a callback thread, once for every submission that was accepted. */
     std::error_code failure;
     ioe::event event([&](ioe::event_ref done) { failure = done.error(); });
+
+    /* All defaults. Declared last, it goes first, and completes what others here are used for. */
+    ioe::context ctx;
 
     /* Until it runs, the event, its buffer and its descriptor are the engine's. */
     event.prep_write(fd, out, 0);

@@ -1,38 +1,36 @@
-/* What a program does with an installed library: writes a line to a file and reads it back. */
-#include <io_engine.h>
-#include <stdio.h>
-#include <string.h>
+// What a C++ program does with an installed library: writes a line to a file and reads it back.
+#include <cstdio>
+#include <exception>
+#include <io_engine.hpp>
+#include <string>
 
-static void keep_result(ioe_event *event, void *arg)
+static std::string round_trip(int fd)
 {
-    *(int64_t *)arg = ioe_event_result(event);
+    const std::string line = "written and read back";
+    std::string back(line.size(), '\0');
+    std::error_code failure;
+    ioe::event event([&](ioe::event_ref done) { failure = done.error(); });
+    ioe::context ctx;
+    event.prep_write(fd, line, 0);
+    ctx.submit(event);
+    ctx.drain();
+    if (failure)
+        throw std::system_error(failure, "write");
+    event.prep_read(fd, back, 0);
+    ctx.submit_wait(event);
+    return back;
 }
 
-int main(void)
+int main()
 {
-    static const char line[] = "written and read back";
-    char back[sizeof line] = "";
-    int64_t result = IOE_PENDING;
-    FILE *file = tmpfile();
-    ioe_context *ctx = NULL;
-    ioe_event *event = ioe_event_new();
-    int err = ioe_context_new(NULL, &ctx);
-    if (file == NULL || event == NULL || err != 0)
-        return fprintf(stderr, "no file, event or context: %s\n", ioe_strerror(err)), 1;
-    ioe_prep_write(event, fileno(file), line, sizeof line, 0);
-    ioe_event_set_callback(event, keep_result, &result);
-    err = ioe_submit(ctx, event);
-    if (err == 0)
-        err = ioe_drain(ctx, -1);
-    if (err == 0 && result == sizeof line) {
-        ioe_prep_read(event, fileno(file), back, sizeof back, 0);
-        result = ioe_submit_wait(ctx, event);
+    std::FILE *file = std::tmpfile();
+    if (file == nullptr)
+        return 1;
+    try {
+        std::printf("%s by io_engine %s\n", round_trip(fileno(file)).c_str(), ioe_version());
+    } catch (const std::exception &e) {
+        std::fprintf(stderr, "%s\n", e.what());
+        return 1;
     }
-    ioe_event_free(event);
-    ioe_context_free(ctx);
-    fclose(file);
-    if (err != 0 || result != sizeof line || strcmp(line, back) != 0)
-        return fprintf(stderr, "%s, %lld: '%s'\n", ioe_strerror(err), (long long)result, back), 1;
-    printf("%s by io_engine %s\n", back, ioe_version());
-    return 0;
+    return std::fclose(file);
 }
