@@ -828,7 +828,8 @@ class [[nodiscard]] operation : public detail::operation_base {
 #endif
 
 /** A context. The destructor frees it as `close` does, and ends the process where that is refused: while a
- * merger of it lives, in a callback of it, or off the thread that owns a polled one. */
+ * merger of it lives, in a callback of it, or off the thread that owns a polled one. Declare it behind what
+ * callbacks use, and behind buffers: it goes before them then, and completes what is in flight. */
 class context {
   public:
     explicit context(const ioe_config &cfg = config()) { detail::check(open(cfg), "ioe_context_new"); }
