@@ -784,7 +784,8 @@ class operation_base {
 
 /** What the calls of a context for `co_await` give. It is submitted when it is awaited, and the coroutine
  * goes on where callbacks run; where the submission is refused, it goes on at once, with that error. A
- * coroutine that is destroyed while its operation is in flight ends the process: the kernel has its memory. */
+ * coroutine that is destroyed while its operation is in flight ends the process: the kernel has its
+ * memory. */
 template <class Result>
 class [[nodiscard]] operation : public detail::operation_base {
   public:
