@@ -227,6 +227,28 @@ void many_run_at_once(void **state)
     assert_int_equal(saw.wrong, 0);
 }
 
+task read_for_ever(latch &, ioe::context &ctx, int fd, std::error_code &ec)
+{
+    char byte = 0;
+    while (!ec)
+        co_await ctx.read(fd, {&byte, 1}, 0, ec);
+}
+
+/* It goes on in callbacks while the context is being closed, and its frame is gone afterwards. */
+void a_closed_context_is_an_error(void **state)
+{
+    latch ended = LATCH_INIT;
+    ioe::context ctx(config_for(static_cast<const delivery *>(*state)));
+    file fd;
+    std::array<std::error_code, 20> errors;
+    for (auto &ec : errors)
+        read_for_ever(ended, ctx, fd, ec);
+    ctx.close();
+    assert_int_equal(latch_count(&ended), errors.size());
+    for (const auto &ec : errors)
+        assert_int_equal(ec.value(), ESHUTDOWN);
+}
+
 task read_often(latch &, ioe::context &ctx, int fd, int times, seen &saw)
 {
     std::array<char, 64> bytes;
@@ -335,6 +357,7 @@ int main()
         cmocka_unit_test(a_refusal_is_told_at_once),
         cmocka_unit_test(an_operation_can_be_cancelled),
         for_each_threaded_delivery(many_run_at_once),
+        for_each_delivery(a_closed_context_is_an_error),
         cmocka_unit_test(an_operation_allocates_nothing),
         cmocka_unit_test(an_operation_outlives_its_context),
         cmocka_unit_test(a_frame_that_goes_in_flight_ends_the_process),
