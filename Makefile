@@ -116,13 +116,13 @@ check: check-rust check-headers check-c check-cpp check-perf check-blocked-quick
 	@echo "all checks passed"
 
 check-rust: tools-c ## the engine's own tests, the simulator among them
-	$(CARGO) test --locked --release -- --nocapture
+	$(CARGO) test --locked --profile checks -- --nocapture
 
 sim: ## the simulator alone: make sim SEED=1 OPS=10000000
-	$(if $(SEED),SEED=$(SEED)) $(if $(OPS),OPS=$(OPS)) $(CARGO) test --locked --release --lib simulation -- --nocapture
+	$(if $(SEED),SEED=$(SEED)) $(if $(OPS),OPS=$(OPS)) $(CARGO) test --locked --profile checks --lib simulation -- --nocapture
 
 header: ## refresh include/io_engine.h
-	IOE_UPDATE_HEADER=1 $(CARGO) test --locked --release --test header
+	IOE_UPDATE_HEADER=1 $(CARGO) test --locked --profile checks --test header
 
 check-headers: $(SHARED) tools-c ## the headers alone, in every language they promise
 	prove c_tests/header.sh c_tests/exports.sh c_tests/error_table.sh
