@@ -50,11 +50,8 @@ BLOCKED_PROGRAMS := target/faults/deny target/faults/which $(EXAMPLES)
 
 SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name "*.rs" -o -name "*.txt")
 
-.PHONY: all lib examples run check check-rust check-headers check-c check-asan check-blocked \
-        check-blocked-quick check-package check-install check-abi release-abi deb check-faults check-crash check-perf \
-        figures lint bench bench-full sim header install uninstall clean help tools-c tools-bench \
-        tools-faults tools-crash tools-perf tools-install tools-abi tools-deb check-man man tools-man \
-        check-c-reactors FORCE check-cpp tools-cpp \
+# Whatever is no file.
+.PHONY: FORCE $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' Makefile) \
         $(foreach compiler,g++ clang++,check-cpp-$(compiler)) \
         $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
 all: lib examples ## the library, its header, the examples
@@ -120,6 +117,28 @@ check-rust: tools-c ## the engine's own tests, the simulator among them
 
 sim: ## the simulator alone: make sim SEED=1 OPS=10000000
 	$(if $(SEED),SEED=$(SEED)) $(if $(OPS),OPS=$(OPS)) $(CARGO) test --locked --profile checks --lib simulation -- --nocapture
+
+# The exported calls, driven by arbitrary bytes: each target has its share of the time. What it reaches
+# stays in target/fuzz, beside what made something fail. Sanitizers are for nightly compilers, or said so.
+FUZZ_TARGETS := calls structs threads
+SECONDS := 600
+FUZZ := RUSTC_BOOTSTRAP=1 ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 $(CARGO) fuzz run --target-dir target/fuzz/build
+FUZZ_LIMITS := -timeout=10 -rss_limit_mb=3000 -max_len=1024
+fuzz: tools-fuzz ## the C interface under AddressSanitizer, fed with arbitrary calls: make fuzz SECONDS=600
+	@mkdir -p $(FUZZ_TARGETS:%=target/fuzz/corpus/%)
+	@for target in $(FUZZ_TARGETS); do \
+	  $(FUZZ) $$target target/fuzz/corpus/$$target fuzz/corpus/$$target -- $(FUZZ_LIMITS) \
+	    -max_total_time=$$(($(SECONDS) / $(words $(FUZZ_TARGETS)))) -artifact_prefix=target/fuzz/ \
+	    -print_final_stats=1 || exit 1; \
+	done
+
+fuzz-corpus: tools-fuzz ## refresh fuzz/corpus: as few inputs as reach what target/fuzz does
+	@for target in $(FUZZ_TARGETS); do \
+	  rm -rf target/fuzz/least && mkdir -p target/fuzz/least target/fuzz/corpus/$$target && \
+	  $(FUZZ) $$target target/fuzz/least fuzz/corpus/$$target target/fuzz/corpus/$$target -- $(FUZZ_LIMITS) \
+	    -set_cover_merge=1 -use_counters=0 && \
+	  rm -rf fuzz/corpus/$$target && mv target/fuzz/least fuzz/corpus/$$target || exit 1; \
+	done
 
 header: ## refresh include/io_engine.h
 	IOE_UPDATE_HEADER=1 $(CARGO) test --locked --profile checks --test header
@@ -432,6 +451,10 @@ tools-cpp: tools-c
 
 tools-perf:
 	$(call bring,$(CC) valgrind objdump python3,valgrind/callgrind.h,gcc binutils valgrind python3)
+
+tools-fuzz:
+	$(call bring,$(CXX),stdio.h,g++)
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked --quiet cargo-fuzz
 
 tools-faults: tools-c
 	$(call bring,pkg-config fusermount3 nbdkit nbdfuse strace losetup mkfs.ext4 mkfs.xfs mkfs.btrfs,fuse3/fuse_opt.h,\

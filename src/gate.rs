@@ -5,6 +5,8 @@ use std::sync::atomic::{fence, AtomicU32, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::clock;
+
 /// Locks a mutex whose data is valid at every instant, so a panic elsewhere does not matter.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -17,7 +19,7 @@ pub(crate) type Deadline = Option<Instant>;
 /// away for the clock.
 pub(crate) fn deadline_after(timeout_ms: i64) -> Deadline {
     let timeout = Duration::from_millis(u64::try_from(timeout_ms).ok()?);
-    Instant::now().checked_add(timeout)
+    clock::now().checked_add(timeout)
 }
 
 #[derive(Default)]

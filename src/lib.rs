@@ -62,3 +62,5 @@ mod wake;
 pub use buffer::Buffer;
 pub use context::{Config, IOContext, Stats};
 pub use driver::Driver;
+#[cfg(fuzzing)]
+pub use ffi::fuzzing;

@@ -152,29 +152,15 @@ impl Model {
         expected.callbacks += 1;
         assert_eq!(expected.callbacks, expected.submissions, "event {id}: one callback each");
         let flight = with_world(|world| world.flights.remove(&id)).expect("it was in flight");
-        let Flight { moved, last, cancelled, deadline, operations, ended, .. } = flight;
-        assert_eq!(flight.in_kernel, 0, "event {id}: the kernel is not done with it");
+        let Flight { moved, ended, .. } = flight;
         assert_ne!(event.id(), expected.name, "event {id}: a new life");
         self.old_names.push(expected.name);
         let result = event.result();
-        let due = deadline.is_some_and(|at| at <= clock::now());
-        let stopped = result == -i64::from(libc::ECANCELED) && cancelled
-            || result == -i64::from(libc::ETIMEDOUT) && due;
-        let done = operations > 0 && moved > 0 && moved == expected.len as u64;
-        assert!(!stopped || !done, "event {id} was whole");
-        let own = last.filter(|errno| *errno > 0);
-        let fatal = if stopped { Some(-result as i32) } else { own };
-        assert_eq!(event.transferred(), moved, "event {id}: transferred is what the kernel moved");
-        match fatal {
-            Some(errno) => assert_eq!(result, -i64::from(errno), "event {id}"),
-            None if expected.action.is_transfer() => assert_eq!(result, moved as i64, "event {id}"),
-            None if expected.action.is_sync() => {}
-            None => assert_eq!(result, 0, "event {id}"),
-        }
+        let fatal = flight.check(id, expected.action, result, event.transferred());
         if expected.action == IOAction::Write {
             self.writes.insert((id, expected.submissions), (result, ended));
         }
-        if expected.action.is_sync() && !stopped {
+        if expected.action.is_sync() && fatal.is_none() {
             let before = expected.behind.iter().filter_map(|write| self.writes.get(write).copied());
             let all_done = before.clone().count() == expected.behind.len();
             let failed = before.clone().find(|(result, _)| *result < 0);

@@ -20,6 +20,11 @@ use crate::callback_worker::IOWorkers;
 use crate::driver::backed::Backed;
 use crate::driver::choice::{choose, Choice, Chosen, Passed, Wish};
 use crate::driver::pool::Pool;
+#[cfg(any(test, fuzzing))]
+use crate::driver::{
+    aio::Aio,
+    sim::{Sim, SimAio},
+};
 use crate::driver::{Descriptors, Driver, Interface, Refusal};
 use crate::fork;
 use crate::gate::{lock, Deadline, Gate};
@@ -105,12 +110,14 @@ fn start<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
     let Config { driver, depth, sqpoll, iopoll, .. } = config;
     let choice = choose(Wish { driver, depth, least: place.least, sqpoll, iopoll }, &wake_up)?;
     let Choice { kernel, depth, passed } = choice;
-    let is_ring = matches!(kernel, Chosen::Uring(_));
     let driver = match kernel {
         Chosen::Uring(_) => Driver::Uring,
         Chosen::Aio(_) => Driver::Aio,
         Chosen::Pool => Driver::Pool,
+        #[cfg(any(test, fuzzing))]
+        Chosen::Simulated(driver, _) => driver,
     };
+    let is_ring = driver == Driver::Uring;
     let (sqpoll, iopoll) = (sqpoll && is_ring, iopoll && is_ring);
     let merge_limit = config.merge_limit.min(MAX_LIMIT as u32);
     let config = Config { driver, depth, sqpoll, iopoll, merge_limit, ..config };
@@ -121,6 +128,18 @@ fn start<C: IOCallback, Q: Flavor<Item = IOEvent<C>>>(
         Chosen::Uring(ring) => assemble(parts, Backed::new(ring, pool)),
         Chosen::Aio(context) => assemble(parts, Backed::new(context, pool)),
         Chosen::Pool => assemble(parts, pool),
+        #[cfg(any(test, fuzzing))]
+        Chosen::Simulated(driver, number) => {
+            let wake = parts.lanes.is_some().then(|| parts.wake_up.descriptor());
+            let (ring, pool) = (Sim::new(number).woken_by(wake), Sim::pool(number).woken_by(wake));
+            let aio = || Aio::over(SimAio::new(number), depth, -1);
+            match driver {
+                Driver::Pool => assemble(parts, pool),
+                // It has no wake-up to sleep on.
+                Driver::Aio if wake.is_none() => assemble(parts, Backed::new(aio(), pool)),
+                _ => assemble(parts, Backed::new(ring, pool)),
+            }
+        }
     };
     Ok((shard?, passed))
 }

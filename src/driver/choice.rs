@@ -54,6 +54,9 @@ pub(crate) enum Chosen {
     Aio(Aio<Kernel>),
     /// The pool alone.
     Pool,
+    /// What stands for this driver in a simulation, and its number there.
+    #[cfg(any(test, fuzzing))]
+    Simulated(Driver, usize),
 }
 
 /// Why it is not what was asked for.
@@ -133,6 +136,10 @@ fn make(
     wake_up: &WakeUp,
     passed: &mut Passed,
 ) -> Result<(Chosen, u32), Refusal> {
+    #[cfg(any(test, fuzzing))]
+    if let Some(chosen) = super::sim::stand_in(driver, wish) {
+        return chosen.map(|(number, depth)| (Chosen::Simulated(driver, number), depth));
+    }
     let wake = wake_up.descriptor();
     match driver {
         // It makes the calls that every file needs: there is nothing to find out.

@@ -6,7 +6,7 @@ pub(crate) mod backed;
 pub(crate) mod choice;
 pub(crate) mod direct;
 pub(crate) mod pool;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod sim;
 pub(crate) mod uring;
 

@@ -1,20 +1,26 @@
 //! A kernel that is none: files in memory, and everything that a real one may do, decided by a
 //! seeded generator. It reorders, delays, shortens, fails, refuses to queue and refuses to take.
 //!
-//! The world that it works on belongs to the thread. Whose bytes an operation moves it knows by their
+//! The world that it works on belongs to the thread, and to the threads of its contexts. Whose bytes an operation moves it knows by their
 //! memory: every byte belongs to one event in flight, and to one place in a file.
+
+#![cfg_attr(fuzzing, allow(dead_code))] // the histories look at more
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::aio::{Calls, Command, IoEvent, Iocb};
 use super::backed::Behind;
-use super::{Done, Entered, Interface, Prep, Wait, NOT_TAKEN};
-use crate::clock;
+use super::choice::Wish;
+use super::{Done, Driver, Entered, Interface, Prep, Refusal, Wait, NOT_TAKEN};
+use crate::clock::{self, Clock};
+use crate::gate::lock;
 use crate::tasks::{flags, IOAction, Memory, Op};
+use crate::wake::clear_eventfd;
 
 /// Direct I/O on a file marked direct is refused off this boundary.
 pub(crate) const BLOCK: u64 = 512;
@@ -24,17 +30,29 @@ const FIRST_DESCRIPTOR: RawFd = 1 << 20;
 
 const FILES: RawFd = 16;
 
-/// As many may work on one world.
+/// As many reactors of a context may work on one world.
 pub(crate) const MAX_REACTORS: usize = 4;
+
+/// As many of all contexts, one after the other.
+pub(crate) const MAX_SERVED: usize = 16;
+
+/// As deep is one that serves: the machine's limit.
+const MAX_DEPTH: u32 = 64;
 
 /// The descriptor of a file; that of what moves no bytes also says whose it is.
 pub(crate) fn descriptor(event: u32, file: usize) -> RawFd {
     FIRST_DESCRIPTOR + event as RawFd * FILES + file as RawFd
 }
 
-fn file_of(fd: RawFd) -> usize {
-    ((fd - FIRST_DESCRIPTOR) % FILES) as usize
+/// The file of a descriptor: one that there is not, for a number that is none.
+pub(crate) fn file_of(fd: RawFd) -> usize {
+    match fd {
+        FIRST_DESCRIPTOR.. => ((fd - FIRST_DESCRIPTOR) % FILES) as usize,
+        _ => NO_FILE,
+    }
 }
+
+pub(crate) const NO_FILE: usize = FILES as usize;
 
 fn event_of(fd: RawFd) -> u32 {
     ((fd - FIRST_DESCRIPTOR) / FILES) as u32
@@ -43,7 +61,7 @@ fn event_of(fd: RawFd) -> u32 {
 #[derive(Default)]
 pub(crate) struct File {
     pub data: Vec<u8>,
-    /// Writes stop here with ENOSPC.
+    /// Writes and allocations stop here with ENOSPC.
     pub capacity: usize,
     /// This byte can be neither read nor written.
     pub bad: Option<usize>,
@@ -87,6 +105,33 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
+    /// Fails where this cannot be how the event ended. The errno with which it did, if so.
+    pub(crate) fn check(
+        &self,
+        id: u32,
+        action: IOAction,
+        result: i64,
+        transferred: u64,
+    ) -> Option<i32> {
+        let Flight { moved, last, cancelled, deadline, operations, len, .. } = *self;
+        assert_eq!(self.in_kernel, 0, "event {id}: the kernel is not done with it");
+        let due = deadline.is_some_and(|at| at <= clock::now());
+        let stopped = result == -i64::from(libc::ECANCELED) && cancelled
+            || result == -i64::from(libc::ETIMEDOUT) && due;
+        let done = operations > 0 && moved > 0 && moved == len as u64;
+        assert!(!stopped || !done, "event {id} was whole");
+        let own = last.filter(|errno| *errno > 0);
+        let fatal = if stopped { Some(-result as i32) } else { own };
+        assert_eq!(transferred, moved, "event {id}: transferred is what the kernel moved");
+        match fatal {
+            Some(errno) => assert_eq!(result, -i64::from(errno), "event {id}"),
+            None if action.is_transfer() => assert_eq!(result, moved as i64, "event {id}"),
+            None if action.is_sync() => {}
+            None => assert_eq!(result, 0, "event {id}"),
+        }
+        fatal
+    }
+
     /// Whether it is to end before it is whole.
     pub(crate) fn ends(&self) -> bool {
         self.cancelled || self.deadline.is_some_and(|at| at <= clock::now())
@@ -141,7 +186,7 @@ pub(crate) struct World {
     pub limit: u64,
     pub trouble: Trouble,
     /// Of each reactor.
-    pub reactors: [Interfaces; MAX_REACTORS],
+    pub reactors: [Interfaces; MAX_SERVED],
     pub operations: u64,
     /// Counts everything that happens.
     pub tick: u64,
@@ -153,13 +198,42 @@ pub(crate) struct World {
     pub ends: bool,
     /// An interface says what it prepares at once.
     pub sees_all: bool,
+    /// Contexts that are made on its threads work on it: whether they do, and how many reactors they
+    /// have had.
+    pub serves: bool,
+    pub served: usize,
 }
 
 /// What another thread might do at any moment, between any two steps of the reactor.
 type Meanwhile = Box<dyn Fn()>;
 
+/// A world and its clock, to be had by other threads too.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    world: Arc<Mutex<World>>,
+    clock: Clock,
+}
+
+impl Shared {
+    /// A new one, of nobody yet.
+    pub(crate) fn new() -> Self {
+        Shared { world: Arc::default(), clock: Clock::new() }
+    }
+
+    /// This thread's.
+    pub(crate) fn own() -> Self {
+        Shared { world: WORLD.with_borrow(Arc::clone), clock: Clock::own() }
+    }
+
+    /// From here on it is this thread's.
+    pub(crate) fn join(self) {
+        WORLD.set(self.world);
+        self.clock.join();
+    }
+}
+
 thread_local! {
-    static WORLD: RefCell<World> = RefCell::default();
+    static WORLD: RefCell<Arc<Mutex<World>>> = RefCell::default();
     static MEANWHILE: RefCell<Option<Meanwhile>> = const { RefCell::new(None) };
 }
 
@@ -174,7 +248,36 @@ fn meanwhile() {
 
 /// Looks at the world, or changes it, between the calls of the engine.
 pub(crate) fn with_world<R>(f: impl FnOnce(&mut World) -> R) -> R {
-    WORLD.with_borrow_mut(f)
+    let world = WORLD.with_borrow(Arc::clone);
+    let mut world = lock(&world);
+    f(&mut world)
+}
+
+/// What an operation does that a caller wants done on his own thread; `None` where the world serves no
+/// contexts.
+pub(crate) fn run(op: &Op) -> Option<i64> {
+    with_world(|world| {
+        world.serves.then(|| {
+            let since = world.arrives(op);
+            let result = world.perform(op, since);
+            world.leaves(op);
+            result
+        })
+    })
+}
+
+/// What a context gets instead of a driver, where the world serves contexts: a number for its
+/// reactor, and a depth.
+pub(crate) fn stand_in(driver: Driver, wish: Wish) -> Option<Result<(usize, u32), Refusal>> {
+    with_world(|world| {
+        let number = world.served;
+        let chosen = world.serves.then(|| match number {
+            0..MAX_SERVED => Ok((number, wish.depth.min(MAX_DEPTH.max(wish.least)))),
+            _ => Err(Refusal::new(driver, libc::EMFILE, "the world is full", wish.depth)),
+        });
+        world.served += usize::from(matches!(chosen, Some(Ok(_))));
+        chosen
+    })
 }
 
 impl World {
@@ -237,7 +340,7 @@ impl World {
     /// memory and its own place in the file.
     fn members_of(&mut self, op: &Op) -> Vec<u32> {
         let file = file_of(op.fd);
-        let segments: Vec<(usize, usize)> = match op.memory {
+        let mut segments: Vec<(usize, usize)> = match op.memory {
             Memory::None => vec![],
             Memory::Plain(at) => vec![(at as usize, op.len as usize)],
             Memory::Segments(at, count) => {
@@ -247,11 +350,17 @@ impl World {
             }
         };
         let len = segments.iter().map(|(_, len)| *len as u64).sum::<u64>();
+        if len > 0 {
+            // Those may be anywhere.
+            segments.retain(|(_, len)| *len > 0);
+        }
         assert!(!op.action.is_transfer() || len == op.len, "{op:?}");
         assert!(segments.len() <= 1024, "more segments than a kernel takes");
         let mut members: Vec<u32> = Vec::new();
         if let IOAction::Fallocate(_) = op.action {
-            members.push(event_of(op.fd));
+            // Without a file nobody can tell.
+            members.extend((file != NO_FILE).then(|| event_of(op.fd)));
+            return members;
         }
         let mut offset = op.offset;
         for (mut at, mut len) in segments {
@@ -301,10 +410,10 @@ impl World {
 
     /// An operation failed: says what that means for its events, as the engine must see it.
     fn fail(&mut self, op: &Op, members: &[u32], errno: i32) -> i64 {
-        let file = &self.files[file_of(op.fd)];
+        let file = self.files.get(file_of(op.fd));
         let own = [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::EINVAL];
-        let durable =
-            file.is(libc::O_SYNC) || file.is(libc::O_DSYNC) || op.flags & flags::DSYNC != 0;
+        let durable = file.is_some_and(|file| file.is(libc::O_SYNC) || file.is(libc::O_DSYNC))
+            || op.flags & flags::DSYNC != 0;
         let apart = op.action == IOAction::Read || own.contains(&errno) && !durable;
         for id in members {
             let flight = self.flight(*id);
@@ -324,6 +433,7 @@ impl World {
         }
         if op.action.is_sync() {
             let result = match self.happens(self.trouble.fail) {
+                _ if file_of(op.fd) >= self.files.len() => -i64::from(libc::EBADF),
                 true => -i64::from(libc::EIO),
                 false => 0,
             };
@@ -336,13 +446,19 @@ impl World {
         let again = self.happens(self.trouble.again);
         let fail = self.happens(self.trouble.fail);
         let short = self.happens(self.trouble.short);
+        if file_of(op.fd) >= self.files.len() {
+            return self.fail(op, &members, libc::EBADF);
+        }
         if !op.action.is_transfer() {
             if fail {
                 return self.fail(op, &members, libc::EIO);
             }
             if let IOAction::Fallocate(_) = op.action {
-                let data = &mut self.files[file_of(op.fd)].data;
+                let File { data, capacity, .. } = &mut self.files[file_of(op.fd)];
                 let end = (op.offset + op.len) as usize;
+                if end > *capacity {
+                    return self.fail(op, &members, libc::ENOSPC);
+                }
                 data.resize(data.len().max(end), 0);
             }
             return 0;
@@ -469,6 +585,10 @@ pub(crate) struct Sim {
     queued: Vec<Task>,
     taken: Vec<Task>,
     refusals: u32,
+    /// The wake-up of a reactor with a thread of its own.
+    wake: Option<RawFd>,
+    /// The world it was made in.
+    shared: Option<Shared>,
 }
 
 /// An operation that an interface has.
@@ -500,7 +620,7 @@ impl Task {
     }
 }
 
-// SAFETY: made and used on one thread, whose world it works on.
+// SAFETY: used on one thread at a time; what its operations point to is the world's matter.
 unsafe impl Send for Sim {}
 
 impl Sim {
@@ -511,6 +631,31 @@ impl Sim {
     /// One that takes everything, never refuses and never breaks.
     pub(crate) fn pool(reactor: usize) -> Self {
         Sim { reactor, role: Role::Pool, ..Sim::default() }
+    }
+
+    /// The same for a reactor's thread, which is to work on this thread's world. It sleeps where nothing
+    /// can complete, until this descriptor is written.
+    pub(crate) fn woken_by(self, wake: Option<RawFd>) -> Self {
+        Sim { wake, shared: Some(Shared::own()), ..self }
+    }
+
+    /// Sleeps if there is nothing that a wait would end with; whether it did. Time passes where nobody
+    /// ends it.
+    fn sleep(&self, wait: Wait) -> bool {
+        let (Some(fd), Wait::For(_, time)) = (self.wake, wait) else { return false };
+        let has_some = !self.queued.is_empty() || !self.taken.is_empty();
+        let in_pool = || with_world(|world| world.reactors[self.reactor].in_pool > 0);
+        if has_some || self.role == Role::Kernel && in_pool() {
+            return false;
+        }
+        let mut wake = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one descriptor, as it says.
+        let woken = unsafe { libc::poll(&mut wake, 1, if time.is_some() { 1 } else { -1 }) };
+        match time.filter(|_| woken == 0) {
+            Some(time) => clock::advance(time),
+            None => clear_eventfd(fd),
+        }
+        true
     }
 
     /// Does some of what was taken, `wanted` operations at least.
@@ -590,6 +735,13 @@ impl World {
 }
 
 impl Interface for Sim {
+    fn start(&mut self) -> io::Result<()> {
+        if let Some(shared) = self.shared.take() {
+            shared.join();
+        }
+        Ok(())
+    }
+
     fn prep(&mut self, slot: u32, op: &Op) -> Prep {
         meanwhile();
         let known = |task: &Task| task.slot == u64::from(slot);
@@ -624,6 +776,9 @@ impl Interface for Sim {
 
     fn enter(&mut self, submit: bool, wait: Wait, done: &mut Vec<Done>) -> Entered {
         meanwhile();
+        if self.sleep(wait) {
+            return Entered::Fine;
+        }
         with_world(|world| {
             if self.role == Role::Pool {
                 self.taken.append(&mut self.queued);
@@ -686,7 +841,7 @@ impl Interface for Sim {
     }
 
     fn status_flags(&self, fd: RawFd) -> i32 {
-        with_world(|world| world.files[file_of(fd)].flags)
+        with_world(|world| world.files.get(file_of(fd)).map_or(-1, |file| file.flags))
     }
 
     fn direct_boundary(&self, _fd: RawFd) -> Option<u64> {

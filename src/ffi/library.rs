@@ -101,12 +101,15 @@ fn describe(errno: i32) -> CString {
     // SAFETY: a buffer of the length given; the XSI variant that libc binds ends it with NUL.
     unsafe { libc::strerror_r(errno, meaning.as_mut_ptr().cast(), meaning.len()) };
     let meaning = CStr::from_bytes_until_nul(&meaning).unwrap_or_default().to_string_lossy();
-    let name = NAMES.iter().find(|(number, _)| *number == errno);
-    let text = match name {
-        Some((_, name)) => format!("{name}: {meaning}"),
+    let text = match name_of(errno) {
+        Some(name) => format!("{name}: {meaning}"),
         None => format!("errno {errno}: {meaning}"),
     };
     CString::new(text).unwrap_or_default()
+}
+
+pub(super) fn name_of(errno: i32) -> Option<&'static str> {
+    NAMES.iter().find(|(number, _)| *number == errno).map(|(_, name)| *name)
 }
 
 macro_rules! names {

@@ -7,6 +7,8 @@
 mod buffer;
 mod context;
 mod event;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod library;
 mod merge;
 mod options;
