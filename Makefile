@@ -123,7 +123,7 @@ sim: ## the simulator alone: make sim SEED=1 OPS=10000000
 FUZZ_TARGETS := calls structs threads
 SECONDS := 600
 FUZZ := RUSTC_BOOTSTRAP=1 ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 $(CARGO) fuzz run --target-dir target/fuzz/build
-FUZZ_LIMITS := -timeout=10 -rss_limit_mb=3000 -max_len=1024
+FUZZ_LIMITS := -timeout=10 -rss_limit_mb=3000 -max_len=800 -len_control=0
 fuzz: tools-fuzz ## the C interface under AddressSanitizer, fed with arbitrary calls: make fuzz SECONDS=600
 	@mkdir -p $(FUZZ_TARGETS:%=target/fuzz/corpus/%)
 	@for target in $(FUZZ_TARGETS); do \

@@ -52,7 +52,7 @@ pub(crate) fn file_of(fd: RawFd) -> usize {
     }
 }
 
-pub(crate) const NO_FILE: usize = FILES as usize;
+const NO_FILE: usize = FILES as usize;
 
 fn event_of(fd: RawFd) -> u32 {
     ((fd - FIRST_DESCRIPTOR) / FILES) as u32
@@ -359,7 +359,7 @@ impl World {
         let mut members: Vec<u32> = Vec::new();
         if let IOAction::Fallocate(_) = op.action {
             // Without a file nobody can tell.
-            members.extend((file != NO_FILE).then(|| event_of(op.fd)));
+            members.extend((file < self.files.len()).then(|| event_of(op.fd)));
             return members;
         }
         let mut offset = op.offset;
@@ -369,7 +369,7 @@ impl World {
                     let inside = at.wrapping_sub(flight.memory);
                     let touches = inside < flight.len || len == 0 && inside == flight.len;
                     let touches = touches && (op.len > 0) == (flight.len > 0);
-                    let place = flight.offset + inside as u64 == offset;
+                    let place = flight.offset.wrapping_add(inside as u64) == offset;
                     flight.file == file && flight.memory > 0 && touches && place
                 });
                 let (id, flight) = owner.unwrap_or_else(|| panic!("foreign memory: {op:?}"));

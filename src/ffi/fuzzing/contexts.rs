@@ -3,8 +3,9 @@
 use std::ffi::CStr;
 use std::os::raw::{c_char, c_int, c_void};
 use std::ptr;
+use std::thread::{self, ThreadId};
 
-use libc::{EAGAIN, EBUSY, EDEADLK, EINVAL, EMFILE, ESHUTDOWN, ETIMEDOUT};
+use libc::{EAGAIN, EBUSY, EDEADLK, EINVAL, EMFILE, EPERM, ESHUTDOWN, ETIMEDOUT};
 
 use super::super::buffer::*;
 use super::super::context::*;
@@ -12,27 +13,28 @@ use super::super::event::ioe_action;
 use super::super::library::*;
 use super::super::merge::*;
 use super::structs::Wanted;
-use super::{cause, check, in_callback, in_callback_of, Run, State, BUFFERS, MERGERS, WORKERS};
+use super::{
+    cause, check, in_callback, in_callback_of, Run, State, BUFFERS, MERGERS, RUN, WORKERS,
+};
 use crate::driver::sim::{descriptor, with_world};
 use crate::tasks::IOAction;
 
 #[derive(Default)]
 pub(super) struct Context {
-    pub(super) raw: *mut ioe_context_raw,
+    pub(super) raw: *mut ioe_context,
     /// What it was made of.
     pub(super) wanted: Wanted,
     pub(super) polled: bool,
     /// It is being freed.
     pub(super) closing: bool,
+    /// The one thread that may use it.
+    owner: Option<ThreadId>,
     places: u32,
     pub(super) accepted: u64,
     pub(super) completed: u64,
     pub(super) failed: u64,
     fd: Option<c_int>,
 }
-
-#[allow(non_camel_case_types)]
-pub(super) type ioe_context_raw = ioe_context;
 
 #[derive(Default)]
 pub(super) struct Merger {
@@ -49,6 +51,11 @@ pub(super) struct Workers {
 }
 
 impl Context {
+    /// It is polled, and another thread's.
+    pub(super) fn is_anothers(&self) -> bool {
+        self.owner.is_some_and(|owner| owner != thread::current().id())
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.places >= self.wanted.queue_size
     }
@@ -83,10 +90,7 @@ fn any_timeout(state: &mut State) -> i64 {
 impl Run {
     pub(super) fn context_new(&self) {
         let mut state = self.state();
-        let slot = state.any_context();
-        if !state.contexts[slot].raw.is_null() {
-            return;
-        }
+        let Some(slot) = state.no_context() else { return };
         let shared = Self::any_workers(&mut state);
         let mut wanted = Wanted {
             driver: i32::from(state.input.byte() % 4),
@@ -144,7 +148,14 @@ impl Run {
         });
         let polled = wanted.flags & 1 != 0;
         let wanted = Wanted { reactors, asked: wanted.reactors.max(1), ..wanted };
-        self.state().contexts[slot] = Context { raw, wanted, polled, ..Context::default() };
+        let mut owner = None;
+        if self.threads && polled {
+            // Before a callback of another one can.
+            // SAFETY: a context that lives.
+            assert_eq!(unsafe { ioe_poll(raw, 0, 0) }, 0);
+            owner = Some(thread::current().id());
+        }
+        self.state().contexts[slot] = Context { raw, wanted, polled, owner, ..Context::default() };
     }
 
     pub(super) fn context_free(&self) {
@@ -190,7 +201,6 @@ impl Run {
         let timeout = any_timeout(&mut state);
         let raw = state.contexts[slot].raw;
         let inside = !raw.is_null() && in_callback_of(slot);
-        drop(state);
         if self.threads && in_callback() && !inside {
             // Two callbacks might wait for each other.
             return;
@@ -199,8 +209,10 @@ impl Run {
             .into_iter()
             .chain(cause(EDEADLK, inside))
             .collect();
+        let held = (!causes.is_empty()).then_some(state);
         // SAFETY: NULL, or a context that lives.
         let answer = unsafe { ioe_drain(raw, timeout) };
+        drop(held);
         if answer == -ETIMEDOUT && timeout >= 0 && causes.is_empty() {
             return;
         }
@@ -222,13 +234,15 @@ impl Run {
         let Context { raw, polled, completed, .. } = state.contexts[slot];
         let flying = Self::flying(&state, slot) as u64;
         let inside = !raw.is_null() && in_callback_of(slot);
-        drop(state);
         let causes: Vec<i32> = cause(EINVAL, !polled || timeout < -1)
             .into_iter()
             .chain(cause(EDEADLK, inside))
+            .chain(cause(EPERM, state.contexts[slot].is_anothers()))
             .collect();
+        let held = (!causes.is_empty()).then_some(state);
         // SAFETY: NULL, or a context that lives.
         let answer = unsafe { ioe_poll(raw, min, timeout) };
+        drop(held);
         check("ioe_poll", answer.into(), &causes);
         if causes.is_empty() {
             let ran = self.state().contexts[slot].completed - completed;
@@ -238,14 +252,19 @@ impl Run {
     }
 
     pub(super) fn context_fd(&self) {
-        let slot = self.state().any_context();
-        let Context { raw, polled, fd, .. } = self.state().contexts[slot];
+        let mut state = self.state();
+        let slot = state.any_context();
+        let context = &mut state.contexts[slot];
         // SAFETY: NULL, or a context that lives.
-        let answer = unsafe { ioe_context_fd(raw) };
-        check("ioe_context_fd", answer.into(), cause(EINVAL, !polled).as_slice());
+        let answer = unsafe { ioe_context_fd(context.raw) };
+        let causes: Vec<i32> = cause(EINVAL, !context.polled)
+            .into_iter()
+            .chain(cause(EPERM, context.is_anothers()))
+            .collect();
+        check("ioe_context_fd", answer.into(), &causes);
         if answer >= 0 {
-            assert!(fd.is_none_or(|fd| fd == answer), "another descriptor");
-            self.state().contexts[slot].fd = Some(answer);
+            let before = *context.fd.get_or_insert(answer);
+            assert_eq!(before, answer, "another descriptor");
         }
     }
 
@@ -257,7 +276,8 @@ impl Run {
             return;
         }
         let fd = match state.input.byte() {
-            common @ 0..224 => descriptor(0, usize::from(common) % super::FILES),
+            0..128 => descriptor(0, 0),
+            common @ 128..224 => descriptor(0, usize::from(common) % super::FILES),
             _ => state.input.number() as c_int,
         };
         let action = match state.input.byte() {
@@ -295,10 +315,6 @@ impl Run {
         if !state.may_be_submitted(event, self.threads) {
             return;
         }
-        if self.threads && in_callback() {
-            // One thread uses it at a time.
-            return;
-        }
         let mut causes = state.unfit(event);
         let fits = state.is_for(event, fd, action);
         causes.extend(cause(EINVAL, merger.is_null() || !fits));
@@ -308,9 +324,10 @@ impl Run {
             state.set_off(event, context, !in_callback(), false);
         }
         let raw = state.events[event].raw;
-        drop(state);
+        let held = (!causes.is_empty()).then_some(state);
         // SAFETY: a merger or NULL, an event or NULL; its memory lives.
         let answer = unsafe { ioe_merger_add(merger, raw) };
+        drop(held);
         check("ioe_merger_add", answer.into(), &causes);
     }
 
@@ -319,9 +336,6 @@ impl Run {
         let slot = state.input.below(MERGERS);
         let raw = state.mergers[slot].raw;
         drop(state);
-        if self.threads && in_callback() {
-            return;
-        }
         // SAFETY: NULL, or a merger that lives.
         let answer = unsafe { ioe_merger_flush(raw) };
         check("ioe_merger_flush", answer.into(), cause(EINVAL, raw.is_null()).as_slice());
@@ -331,9 +345,7 @@ impl Run {
         let mut state = self.state();
         let slot = state.input.below(MERGERS);
         drop(state);
-        if !(self.threads && in_callback()) {
-            self.free_merger(slot);
-        }
+        self.free_merger(slot);
     }
 
     pub(super) fn free_merger(&self, slot: usize) {
@@ -372,9 +384,7 @@ impl Run {
         let mut state = self.state();
         let slot = state.input.below(WORKERS);
         drop(state);
-        if !(self.threads && in_callback()) {
-            self.free_workers(slot);
-        }
+        self.free_workers(slot);
     }
 
     pub(super) fn free_workers(&self, slot: usize) {
@@ -428,6 +438,10 @@ impl Run {
             assert!((1..=4).contains(&level) && arg.is_null());
             // SAFETY: it lives for the call.
             assert!(!unsafe { CStr::from_ptr(message) }.is_empty());
+            // SAFETY: the run of this thread, which it leaves before that ends.
+            if let Some(run) = unsafe { RUN.get().as_ref() } {
+                run.logged();
+            }
         }
         let level = self.state().input.number() as c_int;
         ioe_set_log(on.then_some(note), ptr::null_mut(), level);

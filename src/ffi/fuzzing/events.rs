@@ -4,18 +4,18 @@ use std::os::raw::{c_int, c_void};
 use std::ptr;
 use std::time::Duration;
 
-use libc::{EAGAIN, EBUSY, EDEADLK, EINVAL, ENOENT, ESHUTDOWN};
+use libc::{EAGAIN, EBUSY, EDEADLK, EINVAL, ENOENT, EPERM, ESHUTDOWN};
 
 use super::super::event::*;
 use super::super::options::*;
 use super::super::submit::*;
-use super::contexts::is_action;
+use super::contexts::{is_action, Context};
 use super::{
     cause, check, in_callback, in_callback_of, Notices, Run, State, Tag, CONTEXTS, EVENTS, FILES,
-    MAX_DEPTH, STACK,
+    IN_LOG, MAX_DEPTH, RUN, STACK,
 };
 use crate::clock;
-use crate::driver::sim::{descriptor, file_of, with_world, Flight, NO_FILE};
+use crate::driver::sim::{descriptor, file_of, with_world, Flight};
 use crate::tasks::{flags, IOAction, PENDING};
 
 /// The most memory that an event is given.
@@ -153,6 +153,7 @@ fn called(event: *mut ioe_event, arg: *mut c_void, number: usize) {
     state.completed(tag.slot);
     let actions = state.input.below(4);
     drop(state);
+    let outer = RUN.replace(run);
     STACK.with_borrow_mut(|stack| stack.push((context, tag.slot)));
     for _ in 0..actions {
         let deep = STACK.with_borrow(Vec::len) >= MAX_DEPTH;
@@ -162,6 +163,7 @@ fn called(event: *mut ioe_event, arg: *mut c_void, number: usize) {
         run.step();
     }
     STACK.with_borrow_mut(Vec::pop);
+    RUN.set(outer);
 }
 
 impl State {
@@ -178,8 +180,12 @@ impl State {
         let Asked { action: Some(action), fd, offset, len, .. } = event.asked else {
             panic!("event {slot} was never prepared");
         };
-        let nowhere = file_of(fd) == NO_FILE;
-        if nowhere && !action.is_transfer() {
+        let nowhere = file_of(fd) >= FILES;
+        // A caller's own thread does not ask the kernel for that.
+        let lacks = event.flags & flags::HIPRI != 0 && result == -i64::from(libc::EOPNOTSUPP);
+        if lacks && event.waited_for {
+            assert_eq!(transferred, flight.moved, "event {slot}");
+        } else if nowhere && !action.is_transfer() {
             // No operation of it could be seen.
             let ended = cause(libc::ECANCELED, flight.cancelled)
                 .into_iter()
@@ -263,13 +269,11 @@ impl State {
 
 impl Run {
     pub(super) fn event_new(&self) {
-        let slot = self.state().any_event();
-        if !self.state().events[slot].raw.is_null() {
-            return;
-        }
+        let mut state = self.state();
+        let empty = state.events.iter().position(|event| event.raw.is_null());
+        let Some(slot) = empty else { return };
         let raw = ioe_event_new();
         assert!(!raw.is_null());
-        let mut state = self.state();
         let tags = std::mem::take(&mut state.events[slot].tags);
         state.events[slot] = Event { raw, tags, owner: Owner::Program, ..Event::default() };
         drop(state);
@@ -305,9 +309,11 @@ impl Run {
         !self.threads || !event.flies()
     }
 
+    /// A descriptor: mostly of one file, so that there are neighbours.
     fn any_fd(state: &mut State, of_its_own: u32) -> c_int {
         match state.input.byte() {
-            common @ 0..240 => descriptor(of_its_own, usize::from(common) % FILES),
+            0..128 => descriptor(of_its_own, 0),
+            common @ 128..240 => descriptor(of_its_own, usize::from(common) % FILES),
             // None at all, or of no file.
             _ => (state.input.number() as i32).min(descriptor(0, FILES)),
         }
@@ -651,12 +657,13 @@ impl Run {
     }
 
     /// Why a context would not take an event now.
-    fn refusals(state: &State, context: usize) -> Vec<i32> {
+    fn refusals(&self, state: &State, context: usize) -> Vec<i32> {
         let context = &state.contexts[context];
         let full = context.polled && !in_callback() && context.is_full();
         cause(EINVAL, context.raw.is_null())
             .into_iter()
-            .chain(cause(ESHUTDOWN, context.closing))
+            .chain(cause(EPERM, context.is_anothers()))
+            .chain(cause(ESHUTDOWN, context.closing && !self.threads))
             .chain(cause(EAGAIN, full))
             .collect()
     }
@@ -664,26 +671,31 @@ impl Run {
     pub(super) fn submit(&self) {
         let mut state = self.state();
         let (slot, context) = (state.any_event(), state.any_context());
-        let waits = state.input.byte() & 1 == 0;
+        let waits = state.input.byte() & 1 == 0 && !IN_LOG.get();
         let event = &state.events[slot];
         if !self.may_touch(event) || !event.is_safe() {
             return;
         }
         let mut causes: Vec<i32> = event.unfit(true).collect();
-        causes.extend(Self::refusals(&state, context));
+        causes.extend(self.refusals(&state, context));
         if causes.is_empty() {
             state.set_off(slot, context, !in_callback(), false);
         }
-        let (raw, handle) = (state.events[slot].raw, state.contexts[context].raw);
-        let polled = state.contexts[context].polled;
-        drop(state);
+        let raw = state.events[slot].raw;
+        let Context { raw: handle, polled, closing, .. } = state.contexts[context];
+        // It does not wait for a callback.
+        let held = (in_callback() || !causes.is_empty()).then_some(state);
         let (name, answer) = match waits {
             // SAFETY: a context or NULL, an event or NULL; its memory lives.
             true => ("ioe_submit", unsafe { ioe_submit(handle, raw) }),
             // SAFETY: as above.
             false => ("ioe_try_submit", unsafe { ioe_try_submit(handle, raw) }),
         };
-        if causes.is_empty() && answer == -EAGAIN && !polled && !waits && !in_callback() {
+        drop(held);
+        let full = answer == -EAGAIN && !polled && !waits && !in_callback();
+        // That it is being freed was known a moment ago.
+        let closed = answer == -ESHUTDOWN && closing && self.threads;
+        if causes.is_empty() && (full || closed) {
             return self.state().bring_back(slot);
         }
         check(name, answer.into(), &causes);
@@ -707,19 +719,29 @@ impl Run {
             list.push(event.raw);
             if causes.is_empty() && !no_list {
                 causes = event.unfit(true).collect();
-                causes.extend(Self::refusals(&state, context));
+                causes.extend(self.refusals(&state, context));
                 if causes.is_empty() {
                     state.set_off(slot, context, !in_callback(), false);
                     taken.push(slot);
                 }
             }
         }
-        drop(state);
+        if self.threads && !in_callback() {
+            // The others may be freed while it waits.
+            list.truncate(taken.len());
+        }
+        let closing = state.contexts[context].closing;
+        let held = in_callback().then_some(state);
         let at = if no_list { ptr::null() } else { list.as_ptr() };
         // SAFETY: a context or NULL; a list of that length or NULL, of events or NULL.
         let answer = unsafe { ioe_submit_batch(handle, at, list.len()) };
+        drop(held);
         if no_list || handle.is_null() {
             return check("ioe_submit_batch", answer.into(), &[EINVAL]);
+        }
+        if self.threads && closing && answer == -ESHUTDOWN {
+            let mut state = self.state();
+            return taken.into_iter().for_each(|slot| state.bring_back(slot));
         }
         match taken.len() {
             0 if !list.is_empty() => check("ioe_submit_batch", answer.into(), &causes),
@@ -741,6 +763,7 @@ impl Run {
         let (closing, handle) = (state.contexts[context].closing, state.contexts[context].raw);
         let causes: Vec<i32> = { event.unfit(false) }
             .chain(cause(EINVAL, handle.is_null()))
+            .chain(cause(EPERM, state.contexts[context].is_anothers()))
             .chain(cause(ESHUTDOWN, closing))
             .chain(cause(EDEADLK, !handle.is_null() && in_callback_of(context)))
             .collect();
@@ -748,9 +771,10 @@ impl Run {
             state.set_off(slot, context, false, true);
         }
         let raw = state.events[slot].raw;
-        drop(state);
+        let held = (!causes.is_empty()).then_some(state);
         // SAFETY: a context or NULL, an event or NULL; its memory lives.
         let answer = unsafe { ioe_submit_wait(handle, raw) };
+        drop(held);
         if !causes.is_empty() {
             return check("ioe_submit_wait", answer, &causes);
         }
@@ -779,7 +803,6 @@ impl Run {
                 flight.cancelled = true;
             });
         }
-        drop(state);
         // SAFETY: a context or NULL.
         let answer = unsafe { ioe_cancel(handle, id) };
         let causes: Vec<i32> = match found {

@@ -13,8 +13,9 @@ mod input;
 mod replay;
 mod structs;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -62,11 +63,13 @@ fn play(data: &[u8], threads: bool, step: fn(&Run)) {
     let state = Mutex::new(State::new(input));
     let run = Run { threads, shared, state, failed: AtomicBool::new(false) };
     run.state().tie(&run);
+    RUN.set(&run);
     while run.state().goes_on() {
         step(&run);
         assert!(!run.failed.load(SeqCst), "a check in a callback failed");
     }
     run.end();
+    RUN.set(ptr::null());
     assert!(!run.failed.load(SeqCst), "a check in a callback failed");
     with_world(|world| assert!(world.flights.is_empty(), "in flight at the end"));
 }
@@ -117,7 +120,8 @@ pub(super) struct Tag {
 struct Run {
     threads: bool,
     shared: Shared,
-    /// Never locked while a call is made: it may come back here.
+    /// Not locked in a call that may come back here. In all others it is, so that no other thread takes
+    /// away what is looked at.
     state: Mutex<State>,
     failed: AtomicBool,
 }
@@ -151,6 +155,13 @@ struct State {
 thread_local! {
     /// Whose callbacks run on this thread now: contexts, and the events.
     static STACK: RefCell<Vec<(usize, usize)>> = const { RefCell::new(Vec::new()) };
+}
+
+thread_local! {
+    /// This thread is in the log function.
+    static IN_LOG: Cell<bool> = const { Cell::new(false) };
+    /// Whose calls this thread makes; NULL: nobody's.
+    static RUN: Cell<*const Run> = const { Cell::new(ptr::null()) };
 }
 
 /// Whether a callback of the context runs on this thread.
@@ -189,15 +200,34 @@ impl State {
         !self.input.is_empty() && self.steps < MAX_STEPS
     }
 
-    /// Any event slot, often that of the callback which runs.
+    /// Any event slot: mostly one with an event, often that of the callback which runs.
     fn any_event(&mut self) -> usize {
         let byte = usize::from(self.input.byte());
         let own = STACK.with_borrow(|stack| stack.last().map(|(_, slot)| *slot));
-        own.filter(|_| byte >= 128).unwrap_or(byte % EVENTS)
+        if let Some(own) = own.filter(|_| byte >= 192) {
+            return own;
+        }
+        let lives = |slot: &usize| byte < 16 || !self.events[*slot].raw.is_null();
+        let some: Vec<usize> = (0..EVENTS).filter(lives).collect();
+        some.get(byte % some.len().max(1)).copied().unwrap_or(0)
     }
 
+    /// A context slot without one.
+    fn no_context(&self) -> Option<usize> {
+        self.contexts.iter().position(|context| context.raw.is_null() && !context.closing)
+    }
+
+    /// Any context slot that may be used now: mostly one with a context. While one is being freed, only
+    /// its own callbacks may call it.
     fn any_context(&mut self) -> usize {
-        self.input.below(CONTEXTS)
+        let byte = usize::from(self.input.byte());
+        let own = STACK.with_borrow(|stack| stack.last().map(|(context, _)| *context));
+        let usable = |slot: &usize| {
+            let lives = byte < 32 || !self.contexts[*slot].raw.is_null();
+            lives && (!self.contexts[*slot].closing || in_callback_of(*slot))
+        };
+        let some: Vec<usize> = (0..CONTEXTS).filter(usable).collect();
+        some.get(byte % some.len().max(1)).copied().or(own).unwrap_or(0)
     }
 }
 
@@ -206,10 +236,33 @@ impl Run {
         lock(&self.state)
     }
 
+    /// Makes a call inside the log function, which must not wait.
+    fn logged(&self) {
+        if IN_LOG.replace(true) {
+            return;
+        }
+        let _noticed = Notices(self);
+        // In a call that holds the lock there is nothing to be done.
+        let kind = self.state.try_lock().ok().map(|mut state| state.input.byte());
+        if let Some(kind) = kind.filter(|kind| *kind >= 64) {
+            self.step_of(kind % 23);
+        }
+        IN_LOG.set(false);
+    }
+
     /// Makes one call, of any.
     fn step(&self) {
-        let kind = self.state().input.byte();
-        match kind % 44 {
+        let kind = self.state().input.byte() % 44;
+        self.step_of(kind);
+    }
+
+    fn step_of(&self, kind: u8) {
+        // One thread makes contexts and what belongs to them, and frees them: it knows who uses them.
+        let of_one_thread = matches!(kind, 26 | 27 | 36..=42);
+        if of_one_thread && self.threads && in_callback() {
+            return self.getters();
+        }
+        match kind {
             0..=2 => self.event_new(),
             3 => self.event_free(),
             4..=8 => self.prep_transfer(),

@@ -167,10 +167,7 @@ impl Run {
     /// A context of any bytes.
     pub(super) fn context_of_bytes(&self) {
         let mut state = self.state();
-        let slot = state.any_context();
-        if !state.contexts[slot].raw.is_null() {
-            return;
-        }
+        let Some(slot) = state.no_context() else { return };
         let shared = Self::any_workers(&mut state);
         // One after the other goes wrong: all at once would never get far.
         let wrong = state.input.byte();
@@ -217,7 +214,6 @@ impl Run {
         let shared = wanted.shared.map(|slot| state.workers[slot].threads);
         let workers = if polled { 0 } else { shared.unwrap_or(wanted.workers) };
         let dropped = if driver == 1 { 0 } else { 6 };
-        drop(state);
         let at = if null { ptr::null_mut() } else { bytes.as_mut_ptr() };
         // SAFETY: a context or NULL; NULL, or so many writable bytes.
         let answer = unsafe { ioe_context_info(raw, at.cast(), size) };
@@ -257,8 +253,9 @@ impl Run {
 
     pub(super) fn context_stats(&self) {
         let (size, mut bytes, null) = self.any_room();
-        let slot = self.state().any_context();
-        let raw = self.state().contexts[slot].raw;
+        let mut state = self.state();
+        let slot = state.any_context();
+        let raw = state.contexts[slot].raw;
         let at = if null { ptr::null_mut() } else { bytes.as_mut_ptr() };
         // SAFETY: a context or NULL; NULL, or so many writable bytes.
         let answer = unsafe { ioe_context_stats(raw, at.cast(), size) };
@@ -270,7 +267,6 @@ impl Run {
         let words = words(&bytes);
         assert_eq!(words[0], size.min(STATS) as u64);
         assert!(words.iter().skip(STATS / 8).all(|word| *word == 0), "zeros beyond");
-        let state = self.state();
         let Context { accepted, completed, failed, .. } = state.contexts[slot];
         if !self.threads {
             let counts = [accepted, completed];
