@@ -626,6 +626,59 @@ static void kernel_modes_work_or_say_why_not(void **state)
     close(fd);
 }
 
+/* ---- what ioe_submit_wait waits for ---- */
+
+typedef struct waiting {
+    ioe_event *event;
+    bool inside;
+    latch done;
+} waiting;
+
+static void touch_what_is_waited_for(ioe_event *event, void *arg)
+{
+    waiting *w = arg;
+    if (w->inside) {
+        ASSERT_CALL(ioe_prep_fdatasync(w->event, -1), -EBUSY);
+        ASSERT_CALL(ioe_event_set_callback(w->event, hit_latch, w), -EBUSY);
+        ASSERT_CALL(ioe_event_free(w->event), -EBUSY);
+    }
+    hit_latch(event, &w->done);
+}
+
+/* Callbacks of others run inside ioe_submit_wait; until it returns its event is in flight. */
+static void what_is_waited_for_is_in_flight(void **state)
+{
+    enum { ROUNDS = 100, OTHERS = 4 };
+    const bool barrier = *state != NULL;
+    int fd = temp_file(ON_DISK);
+    ioe_context *ctx = new_context(polled, 8, 8);
+    char byte = 1;
+    for (int round = 0; round < ROUNDS; round++) {
+        waiting w = {new_event(), true, LATCH_INIT};
+        ioe_event *others[OTHERS];
+        for (int i = 0; i < OTHERS; i++) {
+            others[i] = new_event();
+            ASSERT_CALL(ioe_prep_write(others[i], fd, &byte, 1, 0), 0);
+            ASSERT_CALL(ioe_event_set_callback(others[i], touch_what_is_waited_for, &w), 0);
+            ASSERT_CALL(ioe_submit(ctx, others[i]), 0);
+        }
+        if (barrier) {
+            ASSERT_CALL(ioe_prep_fdatasync(w.event, fd), 0);
+            ASSERT_CALL(ioe_event_set_flags(w.event, IOE_BARRIER), 0);
+        } else {
+            ASSERT_CALL(ioe_prep_write(w.event, fd, &byte, 1, 1), 0);
+        }
+        assert_true(ioe_submit_wait(ctx, w.event) >= 0);
+        w.inside = false;
+        await(ctx, polled, &w.done, OTHERS);
+        for (int i = 0; i < OTHERS; i++)
+            ASSERT_CALL(ioe_event_free(others[i]), 0);
+        ASSERT_CALL(ioe_event_free(w.event), 0);
+    }
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+    close(fd);
+}
+
 static void threaded_contexts_are_not_polled(void **state)
 {
     ioe_context *ctx = new_context(*state, 8, 8);
@@ -652,6 +705,9 @@ int main(void)
         {"what_an_ended_owner_left_is_completed, O_DIRECT", what_an_ended_owner_left_is_completed,
          NULL, NULL, &direct},
         cmocka_unit_test(kernel_modes_work_or_say_why_not),
+        cmocka_unit_test(what_is_waited_for_is_in_flight),
+        {"what_is_waited_for_is_in_flight, a barrier", what_is_waited_for_is_in_flight, NULL, NULL,
+         &direct},
         for_each_threaded_delivery(threaded_contexts_are_not_polled),
     };
     return RUN_TESTS(tests);

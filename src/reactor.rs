@@ -946,9 +946,13 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 
     /// Tells of what is completed. To how many.
     fn deliver(&mut self, core: &Core<C>) -> u32 {
+        // In a poll callbacks come first: none may have, or free, what a call further up this stack waits
+        // for.
+        let polled = self.lanes.is_none();
+        let before = if polled { self.delivery.deliver(&core.ledger, &mut self.ready) } else { 0 };
         let waited_for = self.waited_for.len() as u32;
         self.waited_for.drain(..).for_each(|event| hand_back(&core.ledger, event));
-        waited_for + self.delivery.deliver(&core.ledger, &mut self.ready)
+        before + waited_for + self.delivery.deliver(&core.ledger, &mut self.ready)
     }
 
     /// The life of a context's own thread: until it is told to stop, or the foreign lane ends.

@@ -175,14 +175,18 @@ impl<C: IOCallback> Shard<C> {
             self.tell_reactor();
         }
         let admission = starts(self.ledger(), event);
-        event.release();
+        let Seat::Owner(seat) = &self.seat else {
+            event.release();
+            self.ledger().finish(admission);
+            return result;
+        };
         self.ledger().finish(admission);
-        if let Seat::Owner(seat) = &self.seat {
-            if self.ledger().in_flight() > 0 {
-                // Where the reactor is busy, it comes by itself to what this would do.
-                let _ = seat.with(|reactor| reactor.poll(&self.core, 0, None));
-            }
+        if self.ledger().in_flight() > 0 {
+            // Where the reactor is busy, it comes by itself to what this would do.
+            let _ = seat.with(|reactor| reactor.poll(&self.core, 0, None));
         }
+        // Callbacks that ran in there found it in flight: who waits for it has not heard yet.
+        event.release();
         result
     }
 
