@@ -68,6 +68,8 @@ pub(super) struct Event {
     pub(super) context: usize,
     pub(super) place: bool,
     waited_for: bool,
+    /// Which of all submissions it was.
+    submission: u64,
 }
 
 impl Default for Event {
@@ -89,6 +91,7 @@ impl Default for Event {
             context: 0,
             place: false,
             waited_for: false,
+            submission: 0,
         }
     }
 }
@@ -236,6 +239,8 @@ impl State {
         let event = &mut self.events[slot];
         event.owner = Owner::Library;
         (event.context, event.place, event.waited_for) = (context, place, waited_for);
+        self.submissions += 1;
+        event.submission = self.submissions;
         // SAFETY: still the program's.
         event.id = unsafe { ioe_event_id(event.raw) };
         assert!(event.id != 0 && !self.old_ids.contains(&event.id), "an id of another life");
@@ -812,9 +817,11 @@ impl Run {
         check("ioe_cancel", answer.into(), &causes);
     }
 
-    /// Events of a context in flight, but for those that somebody waits for.
-    pub(super) fn flying(state: &State, context: usize) -> usize {
-        let flies = |event: &&Event| event.flies() && !event.waited_for;
+    /// Events of a context in flight that were among the first `submissions`, but for those that somebody
+    /// waits for.
+    pub(super) fn flying(state: &State, context: usize, submissions: u64) -> usize {
+        let flies =
+            |event: &&Event| event.flies() && !event.waited_for && event.submission <= submissions;
         state.events.iter().filter(flies).filter(|event| event.context == context).count()
     }
 }

@@ -148,6 +148,7 @@ struct State {
     /// Ids of lives that are over.
     old_ids: HashSet<u64>,
     last_id: u64,
+    submissions: u64,
     /// Where the last prepared request ended: neighbours begin there.
     next_offset: u64,
 }
@@ -185,6 +186,7 @@ impl State {
             buffers: vec![std::ptr::null_mut(); BUFFERS],
             old_ids: HashSet::new(),
             last_id: 0,
+            submissions: 0,
             next_offset: 0,
         }
     }
