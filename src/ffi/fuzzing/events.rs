@@ -224,6 +224,12 @@ impl State {
         event.is_safe() && !(threads && event.flies())
     }
 
+    /// How many events of a context are waited for.
+    pub(super) fn waited_for(&self, context: usize) -> u64 {
+        let waits = |event: &&Event| event.flies() && event.waited_for && event.context == context;
+        self.events.iter().filter(waits).count() as u64
+    }
+
     pub(super) fn unfit(&self, slot: usize) -> Vec<i32> {
         self.events[slot].unfit(true).collect()
     }
