@@ -54,7 +54,7 @@ SOURCES := Cargo.toml Cargo.lock build.rs cbindgen.toml $(shell find src -name "
 .PHONY: FORCE $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' Makefile) \
         $(foreach compiler,g++ clang++,check-cpp-$(compiler)) \
         $(foreach part,uring aio pool choice,check-c-$(part) check-asan-$(part))
-all: lib examples ## the library, its header, the examples
+all: lib man examples ## the library, its header, the pages, the examples
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -72,7 +72,8 @@ $(BUILD)/io_engine.o: $(SOURCES) $(MAP)
 	$(call need,$(CARGO),cargo ($(RUST)))
 	$(call need,$(CC),gcc)
 	$(call need,$(OBJCOPY),binutils)
-	$(CARGO) rustc --locked --release --lib --crate-type staticlib --target-dir target
+	RUSTFLAGS="$$RUSTFLAGS --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}/registry/src=crates" \
+	  $(CARGO) rustc --locked --release --lib --crate-type staticlib --target-dir target
 	@mkdir -p $(@D)
 	@echo "$@: the calls of $(MAP), and what they need"
 	@$(CC) -r -nostdlib -Wl,--force-group-allocation -o $@.all $(CALLS:%=-Wl,-u,%) target/release/libio_engine.a
@@ -154,9 +155,12 @@ check-install: lib man tools-install ## what make install brings serves programs
 check-abi: $(SHARED) tools-abi ## programs built for earlier releases run on this library
 	prove --failures --comments --exec python3 c_tests/abi/abi.py
 
+ABI := abi/io_engine-$(VERSION)
 release-abi: tools-abi ## for a release: its header and its ABI, which check-abi compares with from then on
-	cp $(HEADER) abi/io_engine-$(VERSION).h
-	python3 c_tests/abi/surface.py $(HEADER) $(MAP) > abi/io_engine-$(VERSION).abi
+	@[ ! -e $(ABI).h ] || cmp $(HEADER) $(ABI).h || \
+	  { echo "$(ABI).* are there: those of a release never change; before it, remove them first" >&2; exit 1; }
+	cp $(HEADER) $(ABI).h
+	python3 c_tests/abi/surface.py $(HEADER) $(MAP) > $(ABI).abi
 
 MAN      := target/man/man7/io_engine.7
 MAN_TOOL := man/Cargo.toml man/Cargo.lock $(wildcard man/src/*.rs)
@@ -368,9 +372,23 @@ DEST_PC      := $(DEST_LIB)/pkgconfig
 DEST_CMAKE   := $(DEST_LIB)/cmake/io_engine
 FILLED_IN    := sed -e 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|' \
   -e 's|@MAJOR@|$(MAJOR)|; s|@STATIC_LIBS@|$(STATIC_LIBS)|' \
+  -e 's|@LIBDIR_OF_PREFIX@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(LIBDIR))|' \
   -e "s|@INCLUDE_FROM_LIBDIR@|$$(realpath -ms --relative-to=$(LIBDIR) $(PREFIX)/include)|" \
   -e "s|@POINTER_SIZE@|$$($(CC) -dM -E -xc /dev/null | sed -n 's/.*__SIZEOF_POINTER__ //p')|"
+
+# Directories are written into files, and into commands.
+define sane_directories
+@for dir in '$(PREFIX)' '$(LIBDIR)' '$(MANDIR)' '/$(DESTDIR)'; do \
+  case "$$dir" in \
+    *[!A-Za-z0-9_./+,=@:~-]*) echo "$$dir: no spaces, no quotes, nothing that a shell knows" >&2; exit 1 ;; \
+    /*) ;; \
+    *) echo "$$dir: PREFIX, LIBDIR and MANDIR begin with a slash" >&2; exit 1 ;; \
+  esac; \
+done
+endef
+
 install: lib man ## into PREFIX: headers, libraries, pages, pkg-config, CMake: make install PREFIX= DESTDIR= LIBDIR=
+	$(sane_directories)
 	install -d $(DEST)/include $(DEST_LIB) $(DEST_PC) $(DEST_CMAKE) $(DEST_MAN)/man3 $(DEST_MAN)/man7
 	install -m 644 $(HEADER) $(HPP) $(DEST)/include
 	@echo "$(DEST_MAN)/man3, man7" && install -m 644 target/man/man3/* $(DEST_MAN)/man3
@@ -388,16 +406,26 @@ install: lib man ## into PREFIX: headers, libraries, pages, pkg-config, CMake: m
 	@[ -n "$(DESTDIR)" ] || ldconfig 2>/dev/null || \
 	  echo "run ldconfig as root, or set LD_LIBRARY_PATH=$(LIBDIR)"
 
-# Of this major version, whichever minor; and the directories that are empty then.
-uninstall: ## remove what install brought: with the same PREFIX= DESTDIR= LIBDIR=
-	rm -f $(DEST)/include/io_engine.h $(DEST)/include/io_engine.hpp \
-	  $(DEST_LIB)/libio_engine.a $(DEST_LIB)/libio_engine.so $(DEST_LIB)/$(SONAME) $(DEST_LIB)/$(SONAME).* \
-	  $(DEST_PC)/io_engine.pc $(DEST_CMAKE)/io_engineConfig*.cmake
-	rm -f $(DEST_MAN)/man3/ioe_*.3 $(DEST_MAN)/man3/IOE_*.3 $(DEST_MAN)/man7/io_engine.7
-	@for dir in $(DEST_CMAKE) $(DEST_PC) $(DEST)/include $(DEST_MAN)/man3 $(DEST_MAN)/man7; do \
-	  case $(PREFIX) in /usr | /usr/local) parents= ;; *) parents=-p ;; esac; \
-	  [ ! -d $$dir ] || rmdir $$parents --ignore-fail-on-non-empty $$dir; \
-	done
+# The library's files, of this major version, whichever minor. What is for building programs only where it is
+# of this version: where another one was installed over it, that is the other's.
+uninstall: man ## remove what install brought: with the same PREFIX= DESTDIR= LIBDIR=
+	$(sane_directories)
+	@case "$$(readlink $(DEST_LIB)/libio_engine.so)" in \
+	'' | $(SONAME)) \
+	  rm -fv $(DEST_LIB)/libio_engine.so $(DEST_LIB)/libio_engine.a $(DEST_PC)/io_engine.pc \
+	    $(addprefix $(DEST_CMAKE)/,io_engineConfig.cmake io_engineConfigVersion.cmake) \
+	    $(HEADER:include/%=$(DEST)/include/%) $(HPP:include/%=$(DEST)/include/%); \
+	  (cd target/man && ls man3/* man7/*) | (cd $(DEST_MAN) 2>/dev/null && xargs rm -f) || true; \
+	  rmdir $(DEST_CMAKE) 2>/dev/null || true ;; \
+	*) echo "what is for building programs is of another version: it stays" ;; \
+	esac
+	@rm -fv $(DEST_LIB)/$(SONAME)
+	@[ ! -d $(DEST_LIB) ] || find $(DEST_LIB)/ -maxdepth 1 -regex '.*/libio_engine\.so\.$(MAJOR)\.[0-9.]*' -print -delete
+	@case $(abspath $(PREFIX)) in \
+	/usr | /usr/local) ;; \
+	*) cd $(DEST) 2>/dev/null && rmdir -p $(patsubst $(PREFIX)/%,%,$(LIBDIR)/cmake $(LIBDIR)/pkgconfig \
+	     $(MANDIR)/man3 $(MANDIR)/man7 $(PREFIX)/include) 2>/dev/null || true ;; \
+	esac
 
 DEB := target/deb/io-engine-$(VERSION)
 deb: tools-deb ## Debian packages of the library and of the development files, in target/deb
@@ -405,7 +433,11 @@ deb: tools-deb ## Debian packages of the library and of the development files, i
 	  { echo "packaging/debian/changelog is of another version than $(VERSION)-1" >&2; exit 1; }
 	@rm -rf target/deb && mkdir -p $(DEB)
 	@cp -r packaging/debian $(DEB)
-	cd $(DEB) && SOURCE=$(CURDIR) dpkg-buildpackage --build=binary --no-sign --no-check-builddeps
+	@sed -n 's/^\(IOE_[0-9.]*\) {/\1/p' $(MAP) | while read -r node; do \
+	  grep -q "(symver)$$node " packaging/debian/libio-engine1.symbols || \
+	  { echo "packaging/debian/libio-engine1.symbols lacks $$node, which $(MAP) has" >&2; exit 1; }; \
+	done
+	cd $(DEB) && SOURCE='$(CURDIR)' dpkg-buildpackage --build=binary --no-sign --no-check-builddeps
 	lintian --fail-on error target/deb/*.changes
 
 clean: ## remove everything that was made

@@ -98,7 +98,9 @@
  *
  * EXAMPLE
  *
- * A record, and a sync behind it: once that is done, the record is durable.
+ * A record, and a sync behind it: once that is done, the record is durable. It is compiled with
+ * `cc log.c $(pkg-config --cflags --libs io_engine)`; in CMake, `find_package(io_engine 1 REQUIRED)` has
+ * the targets io_engine::io_engine and io_engine::io_engine_static.
  *
  * ```c
  * #include <fcntl.h>
@@ -646,8 +648,8 @@ int ioe_config_init(struct ioe_config *cfg, size_t size);
  * Makes a context and starts its threads. `cfg` NULL means all defaults; it is read during the
  * call only. `*out` is set on success. Freed with `ioe_context_free`. Any thread.
  *
- * A driver that is named, in `cfg` or by `IOE_DRIVER`, is used or the call fails; with
- * `IOE_DRIVER_AUTO` the first that works is used. What exactly was refused, and what to do about
+ * A driver that is named, in `cfg` or by `IOE_DRIVER`, is used or the call fails, with the errno
+ * that `ioe_probe` has for it; with `IOE_DRIVER_AUTO` the first that works is used. What exactly was refused, and what to do about
  * it, goes to the log callback (`ioe_set_log`).
  *
  * Returns 0, or:
@@ -677,7 +679,8 @@ int ioe_config_init(struct ioe_config *cfg, size_t size);
  * Requires:
  * `cfg` is NULL or has as many readable bytes as its `size` says; `out` is NULL or writable.
  */
-int ioe_context_new(const struct ioe_config *cfg, struct ioe_context **out);
+int ioe_context_new(const struct ioe_config *cfg,
+                    struct ioe_context **out);
 
 /**
  * Tells what runs: the driver, and what of the config is in force. Any thread.

@@ -1,5 +1,5 @@
 """The interface as a C program sees it, written by abidw: that of a shared object with the header's functions,
-empty, under the versions of the map, and its enums, which no function takes by name.
+empty, under the versions of the map, and for each enum a function, because no other takes it by name.
 
 The library's own debugging information would do for the functions, but it tells of every type inside the
 engine, and tells it another way with each compiler.
@@ -9,11 +9,12 @@ engine, and tells it another way with each compiler.
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
 
-CC = os.environ.get("CC", "cc")
+CC = shlex.split(os.environ.get("CC", "cc"))
 # A struct whose callers say how large theirs is.
 SIZED_STRUCT = re.compile(r"typedef struct (\w+) \{\s*(size_t size;[^}]*)\}")
 
@@ -23,7 +24,14 @@ def run(*command, **more):
 
 
 def preprocess(header):
-    return run(CC, "-E", "-P", "-xc", "-", input=header)
+    """What the compiler makes of it, without what only says how it is to be used."""
+    text = run(*CC, "-E", "-P", "-xc", "-", input=header)
+    return re.sub(r"__attribute__\s*\(\((?:[^()]|\([^()]*\))*\)\)", "", text)
+
+
+def prototypes(text):
+    return [part for part in text.split(";")
+            if re.search(r"(?:^|[ *\n])ioe_\w+\(", part) and "typedef" not in part]
 
 
 def members(header):
@@ -40,16 +48,15 @@ def surface(header, version_map, released=None):
         return f"typedef struct {struct[1]} {{ {';'.join(body)}; }}"
 
     text = SIZED_STRUCT.sub(end_early, text)
-    calls = [part for part in text.split(";")
-             if re.search(r"(?:^|[ *\n])ioe_\w+\(", part) and "typedef" not in part]
-    bodies = [call + " { __builtin_trap(); }\n" for call in calls]
-    enums = ", ".join(re.findall(r"typedef enum (\w+)", text))
+    bodies = [call + " { __builtin_trap(); }\n" for call in prototypes(text)]
+    enums = re.findall(r"typedef enum (\w+)", text)
+    bodies += [f"void of_{enum}({enum} it) {{ __builtin_trap(); }}\n" for enum in enums]
     with tempfile.TemporaryDirectory() as work:
         with open(f"{work}/surface.c", "w") as source:
-            source.write(text + "".join(bodies) + f"void ioe_enums({enums}) {{ __builtin_trap(); }}\n")
+            source.write(text + "".join(bodies))
         with open(f"{work}/surface.map", "w") as nodes:
-            nodes.write(version_map + "\nIOE_ENUMS { global: ioe_enums; };\n")
-        run(CC, "-g", "-O0", "-w", "-fPIC", "-shared", "-o", "surface.so", "surface.c",
+            nodes.write(version_map + "\nENUMS { global: of_*; };\n")
+        run(*CC, "-g", "-O0", "-w", "-fPIC", "-shared", "-o", "surface.so", "surface.c",
             "-Wl,-soname,libio_engine.so.1", "-Wl,--version-script=surface.map", cwd=work)
         return run("abidw", "--no-corpus-path", "--no-comp-dir-path", "--no-show-locs", "surface.so", cwd=work)
 

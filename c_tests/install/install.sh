@@ -50,12 +50,13 @@ links_lead_to_it() {
         readelf -d "$libdir/libio_engine.so" | grep -q "SONAME.*\[libio_engine.so.$major\]"
 }
 
-# Names of another node would belong to another release.
+# As the map has them: node by node.
 symbols_have_versions() {
+    awk '/^[A-Z].* [{]/ { node = $1 } /^ *ioe_/ { sub(/;/, ""); print $1 "@@" node }' abi/io_engine.map |
+        sort >"$work/expected"
     readelf --dyn-syms -W "$libdir/libio_engine.so" |
-        awk '$7 != "UND" && $8 ~ /^ioe_/ { print $8 }' | sort >"$work/symbols"
-    grep -v '^ioe_[a-z0-9_]*@@IOE_1$' "$work/symbols"
-    [ $? -eq 1 ] && [ -s "$work/symbols" ]
+        awk '$7 ~ /^[0-9]+$/ && NF == 8 { print $8 }' | sort >"$work/symbols"
+    [ -s "$work/symbols" ] && diff "$work/expected" "$work/symbols"
 }
 
 archive_shows_calls_only() {
@@ -102,6 +103,12 @@ beside() {
     "${RUSTC:-rustc}" -O --crate-type staticlib -o "$work/libbeside.a" "$source/c_tests/install/beside.rs" &&
         "$CC" -o "$work/beside" "$source/c_tests/install/beside.c" $(pkg-config --cflags io_engine) "$1" "$2" \
             -lpthread -ldl -lm && [ "$("$work/beside")" = "0, 0, 1" ]
+}
+
+follows() {
+    flags=$(PKG_CONFIG_PATH=$prefix/${libdir#"$work/prefix/"}/pkgconfig pkg-config --define-prefix --cflags --libs io_engine)
+    echo "$flags"
+    case $flags in *"$work/prefix"*) return 1 ;; *"-L$prefix/lib"*) return 0 ;; *) return 1 ;; esac
 }
 
 configure() { # DIRECTORY WANTED
@@ -166,8 +173,14 @@ check "files and directories can be read by all" \
 check "make uninstall with DESTDIR" make_in uninstall DESTDIR="$stage" PREFIX=/usr LIBDIR=/usr/lib
 check "it leaves no file" empty "$stage" -not -type d
 
+mkdir "$work/other_name"
+ln -s "$prefix/lib" "$work/other_name/lib"
+check "CMake finds it by another name of the directory" cmake -S "$work/user" -B "$work/by_other_name" \
+    -DCMAKE_PREFIX_PATH="$work/other_name" -DWANTED="$major"
+check "CMake refuses components" refused configure components "$major;COMPONENTS;more"
 mv "$prefix" "$work/moved"
 prefix=$work/moved
+check "pkg-config follows a tree that was moved" follows
 check "CMake finds it where the tree was moved" configure by_cmake_moved "$major"
 mv "$work/moved" "$work/prefix"
 prefix=$work/prefix
@@ -178,6 +191,17 @@ check "no file is left" empty "$prefix" -not -type d
 check "make install and uninstall" sh -c "rm -rf '$prefix'"
 make_in install PREFIX="$prefix" LIBDIR="$libdir" >/dev/null 2>&1
 make_in uninstall PREFIX="$prefix" LIBDIR="$libdir" >/dev/null 2>&1
-check "not even a directory is left" [ ! -e "$prefix" ]
+check "not even a directory is left in the prefix" empty "$prefix" -mindepth 1
+check "make uninstall where nothing is" make_in uninstall PREFIX="$work/nowhere/at/all"
+make_in install PREFIX="$prefix" LIBDIR="$libdir" >/dev/null 2>&1
+ln -sf "libio_engine.so.$((major + 1))" "$libdir/libio_engine.so"
+check "make uninstall under the next major version" make_in uninstall PREFIX="$prefix" LIBDIR="$libdir"
+check "it leaves what is that one's" ls "$prefix/include/io_engine.h" "$libdir/pkgconfig/io_engine.pc" \
+    "$prefix/share/man/man3/ioe_submit.3"
+check "it takes its own" [ ! -e "$libdir/libio_engine.so.$version" ]
+for bad in "PREFIX=/with space" PREFIX=relative LIBDIR=lib 'MANDIR=/a"b'; do
+    check "refused: $bad" refused make_in install DESTDIR="$work/none" "$bad"
+done
+check "nothing was installed by these" [ ! -e "$work/none" ]
 echo "1..$count"
 exit $((failures > 0))

@@ -257,8 +257,8 @@ pub unsafe extern "C" fn ioe_config_init(cfg: *mut ioe_config, size: usize) -> c
 /// Makes a context and starts its threads. `cfg` NULL means all defaults; it is read during the
 /// call only. `*out` is set on success. Freed with `ioe_context_free`. Any thread.
 ///
-/// A driver that is named, in `cfg` or by `IOE_DRIVER`, is used or the call fails; with
-/// `IOE_DRIVER_AUTO` the first that works is used. What exactly was refused, and what to do about
+/// A driver that is named, in `cfg` or by `IOE_DRIVER`, is used or the call fails, with the errno
+/// that `ioe_probe` has for it; with `IOE_DRIVER_AUTO` the first that works is used. What exactly was refused, and what to do about
 /// it, goes to the log callback (`ioe_set_log`).
 ///
 /// Returns 0, or:
