@@ -7,7 +7,7 @@
 cd "$(dirname "$0")/.." || exit 1
 pages=${1:-target/man}
 header=${2:-include/io_engine.h}
-library=${3:-target/release/libio_engine.so}
+library=${3:-target/lib/libio_engine.so}
 
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
