@@ -632,6 +632,11 @@ void one_that_was_moved_from_says_einval(void **)
     assert_true(event && !event2);
     ctx = ioe::context();
     assert_true(bool(ctx));
+    const struct engine {
+        ioe::context ctx;
+        ioe::event event;
+    } defaults{};
+    assert_true(defaults.ctx && defaults.event);
 }
 
 void an_operation_allocates_nothing(void **)

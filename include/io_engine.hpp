@@ -10,10 +10,10 @@
  * form ends the process with a message.
  *
  * Owners (context, workers, merger, event, buffer) move and do not copy. Every call on one that was moved
- * from, or whose constructor has set an ec, fails with EINVAL; testing it gives false. One owner is used by
- * one thread at a time, but for a context's calls, which any thread makes at once. What cannot be told by a
- * destructor, because the object may not go now, ends the process with a message, as that of a joinable
- * std::thread does.
+ * from or closed, or whose constructor has set an ec, fails with EINVAL; testing it gives false. One owner
+ * is used by one thread at a time, but for a context's calls, which any thread makes at once. What cannot
+ * be told by a destructor, because the object may not go now, ends the process with a message, as that of a
+ * joinable std::thread does.
  *
  * Callbacks: an exception that would leave one ends the process with a message, in std::terminate. */
 
@@ -256,7 +256,9 @@ class event_base {
     std::size_t result() const
     {
         static constexpr const char *names[] = {"event", "read", "write", "fsync", "fdatasync", "fallocate"};
-        return static_cast<std::size_t>(detail::check(outcome(), names[ioe_event_action(event_)]));
+        const auto which = static_cast<std::size_t>(action());
+        return static_cast<std::size_t>(
+            detail::check(outcome(), which < std::size(names) ? names[which] : names[0]));
     }
     std::size_t result(std::error_code &ec) const noexcept
     {
@@ -829,11 +831,13 @@ class [[nodiscard]] operation : public detail::operation_base {
 #endif
 
 /** A context. The destructor frees it as `close` does, and ends the process where that is refused: while a
- * merger of it lives, in a callback of it, or off the thread that owns a polled one. Declare it behind what
- * callbacks use, and behind buffers: it goes before them then, and completes what is in flight. */
+ * merger of it lives, in a callback of it (so does exit(3) there, where the context is static), or off the
+ * thread that owns a polled one. Declare it behind what callbacks use, and behind buffers: it goes before
+ * them then, and completes what is in flight. */
 class context {
   public:
-    explicit context(const ioe_config &cfg = config()) { detail::check(open(cfg), "ioe_context_new"); }
+    context() : context(config()) {}
+    explicit context(const ioe_config &cfg) { detail::check(open(cfg), "ioe_context_new"); }
     context(const ioe_config &cfg, std::error_code &ec) noexcept { detail::check(open(cfg), ec); }
     context(context &&other) noexcept = default;
     context &operator=(context &&other) noexcept
@@ -910,8 +914,8 @@ class context {
         return detail::check_unless(-ETIMEDOUT, ioe_drain(get(), timeout.count()), ec);
     }
 
-    /** Gives how many callbacks ran. -1 ms waits for ever. */
-    unsigned poll(std::uint32_t min = 0, std::chrono::milliseconds timeout = std::chrono::milliseconds(0))
+    /** Gives how many callbacks ran. -1 ms waits for `min` of them for ever. */
+    unsigned poll(std::uint32_t min = 0, std::chrono::milliseconds timeout = std::chrono::milliseconds(-1))
     {
         return static_cast<unsigned>(detail::check(ioe_poll(get(), min, timeout.count()), "ioe_poll"));
     }
