@@ -145,7 +145,7 @@ header: ## refresh include/io_engine.h
 	IOE_UPDATE_HEADER=1 $(CARGO) test --locked --profile checks --test header
 
 check-headers: $(SHARED) tools-c ## the headers alone, in every language they promise
-	prove c_tests/header.sh c_tests/exports.sh c_tests/error_table.sh
+	prove c_tests/header.sh c_tests/exports.sh c_tests/error_table.sh c_tests/mixed.sh
 
 check-package: check-install check-abi check-man ## what is installed: programs, earlier releases, pages
 

@@ -15,7 +15,12 @@
  * be told by a destructor, because the object may not go now, ends the process with a message, as that of a
  * joinable std::thread does.
  *
- * Callbacks: an exception that would leave one ends the process with a message, in std::terminate. */
+ * Callbacks: an exception that would leave one ends the process with a message, in std::terminate; one
+ * that would leave the destructor of a callable ends it without.
+ *
+ * Everything is in an inline namespace, named for the version of this header and for whether there are
+ * exceptions: objects that differ in these may be linked into one program, and each has its own. They
+ * exchange C pointers then, as ioe:: types are different ones in each. */
 
 #ifndef IO_ENGINE_HPP
 #define IO_ENGINE_HPP
@@ -49,7 +54,16 @@
 #define IOE_COROUTINES 1
 #endif
 
+#define IOE_CPP_JOIN(major, minor, patch, how) v##major##_##minor##_##patch##how
+#define IOE_CPP_NAME(...) IOE_CPP_JOIN(__VA_ARGS__)
+#if defined(__cpp_exceptions)
+#define IOE_CPP_NAMESPACE IOE_CPP_NAME(IOE_VERSION_MAJOR, IOE_VERSION_MINOR, IOE_VERSION_PATCH, )
+#else
+#define IOE_CPP_NAMESPACE IOE_CPP_NAME(IOE_VERSION_MAJOR, IOE_VERSION_MINOR, IOE_VERSION_PATCH, _noexcept)
+#endif
+
 namespace ioe {
+inline namespace IOE_CPP_NAMESPACE {
 
 class event;
 
@@ -383,7 +397,8 @@ inline void release(node *n) noexcept
     }
 }
 
-extern "C" inline void ioe_cpp_completed(ioe_event *event, void *arg) noexcept
+/* Not extern "C", which would be one function in all of a program. */
+inline void completed(ioe_event *event, void *arg) noexcept
 {
     node *n = static_cast<node *>(arg);
     guarded([&] { n->invoke(*n, event); });
@@ -399,7 +414,7 @@ inline ioe_event *new_event() noexcept
         ioe_event_free(event);
         return nullptr;
     }
-    ioe_event_set_callback(event, ioe_cpp_completed, n);
+    ioe_event_set_callback(event, completed, n);
     return event;
 }
 
@@ -409,7 +424,7 @@ int set_callable(ioe_event *event, Function &&function)
 {
     node *n = node_of(event);
     /* This also tells whether the event is in flight, or none. */
-    const int err = ioe_event_set_callback(event, ioe_cpp_completed, n);
+    const int err = ioe_event_set_callback(event, completed, n);
     if (err != 0)
         return err;
     if (n->references.load(std::memory_order_acquire) == 1)
@@ -419,7 +434,7 @@ int set_callable(ioe_event *event, Function &&function)
     if (fresh == nullptr || !fresh->set(std::forward<Function>(function)))
         return -ENOMEM;
     fresh->references.store(2, std::memory_order_relaxed);
-    ioe_event_set_callback(event, ioe_cpp_completed, fresh.get());
+    ioe_event_set_callback(event, completed, fresh.get());
     n->event = nullptr;
     n->successor = fresh.release();
     release(n);
@@ -1122,6 +1137,11 @@ class merger {
     ioe_merger *merger_ = nullptr;
 };
 
+} // namespace IOE_CPP_NAMESPACE
 } // namespace ioe
+
+#undef IOE_CPP_JOIN
+#undef IOE_CPP_NAME
+#undef IOE_CPP_NAMESPACE
 
 #endif
