@@ -157,6 +157,42 @@ void any_callable_is_a_callback(void **state)
     assert_int_equal(counted::alive, 0);
 }
 
+/* Warns where its value is not used, and may only be allocated its own way. */
+struct particular {
+    std::array<char, 100> large = {};
+    [[nodiscard]] int operator()(ioe::event_ref) { return ++called; }
+    static void *operator new(size_t) = delete;
+    static void operator delete(void *) = delete;
+};
+
+void what_std_invoke_takes_is_a_callback(void **)
+{
+    ioe::context ctx(polled_config());
+    file fd;
+    called = 0;
+    ioe::event event{particular()};
+    const auto run = [&] {
+        event.prep_fsync(fd);
+        ctx.submit(event);
+        assert_int_equal(ctx.poll(1), 1);
+    };
+    run();
+    assert_int_equal(called, 1);
+    event.on_complete(&ioe::event_ref::is_done);
+    run();
+    event.on_complete([]() -> void (*)(ioe::event_ref) { return plain_function; }());
+    run();
+    assert_int_equal(called, 2);
+    /* What is null calls nothing, and leaves the one before. */
+    void (*null)(ioe::event_ref) = nullptr;
+    bool (ioe::event_base::*null_member)() const noexcept = nullptr;
+    assert_int_equal(thrown([&] { event.on_complete(null); }), EINVAL);
+    assert_int_equal(thrown([&] { event.on_complete(null_member); }), EINVAL);
+    assert_int_equal(thrown([&] { ioe::event none(null); }), EINVAL);
+    run();
+    assert_int_equal(called, 3);
+}
+
 /* Its copies throw when told. */
 struct fragile {
     static bool breaks;
@@ -167,18 +203,26 @@ struct fragile {
         if (breaks)
             throw std::runtime_error("fragile");
     }
-    void operator()(ioe::event_ref) { ++called; }
+    void operator()(ioe::event_ref) { called += 100; }
 };
 bool fragile::breaks = false;
 
-void a_callable_whose_copy_throws_leaves_none(void **)
+/* The same, small enough to be kept with the event. */
+struct small_fragile : fragile {
+    small_fragile() = default;
+    small_fragile(const small_fragile &) = default;
+    small_fragile(small_fragile &&) noexcept {}
+};
+
+template <class Fragile>
+void a_callable_whose_copy_throws_changes_nothing(void **)
 {
     ioe::context ctx(polled_config());
     file fd;
     std::error_code ec;
-    const fragile original;
+    const Fragile original;
     static_assert(!noexcept(ioe::event(original, ec)) && noexcept(ioe::event(plain_function, ec)));
-    ioe::event event([c = counted()](ioe::event_ref) {}, ec);
+    ioe::event event([c = counted()](ioe::event_ref) { ++called; }, ec);
     assert_int_equal(ec.value(), 0);
     fragile::breaks = true;
     for (int with_ec = 0; with_ec < 2; ++with_ec) {
@@ -193,16 +237,88 @@ void a_callable_whose_copy_throws_leaves_none(void **)
         }
         assert_true(threw);
     }
-    assert_int_equal(counted::alive, 1);
-    event.prep_fsync(fd);
-    assert_int_equal(thrown([&] { ctx.submit(event); }), EINVAL);
-    fragile::breaks = false;
-    event.on_complete(original, ec);
-    assert_int_equal(ec.value(), 0);
+    assert_int_equal(counted::alive, 2);
     called = 0;
+    event.prep_fsync(fd);
     ctx.submit(event);
     ctx.drain();
     assert_int_equal(called, 1);
+    fragile::breaks = false;
+    event.on_complete(original, ec);
+    assert_int_equal(ec.value(), 0);
+    event.prep_fsync(fd);
+    ctx.submit(event);
+    ctx.drain();
+    assert_int_equal(called, 101);
+}
+
+/* Owns its own event, as an object does that gives itself to its callback. */
+struct owns_itself {
+    counted count;
+    ioe::event event;
+};
+
+/* Does something when it is destroyed, once. */
+template <class Function>
+struct at_end {
+    Function function;
+    bool armed = true;
+    explicit at_end(Function its) : function(std::move(its)) {}
+    at_end(at_end &&other) noexcept : function(other.function), armed(std::exchange(other.armed, false)) {}
+    ~at_end()
+    {
+        if (armed)
+            function();
+    }
+    void operator()(ioe::event_ref) {}
+};
+
+void a_callable_that_goes_may_do_anything_with_its_event(void **)
+{
+    ioe::context ctx(polled_config());
+    file fd;
+    /* It ends it: by another callable, by none, and by none in its callback. */
+    for (int how = 0; how < 3; ++how) {
+        auto own = std::make_shared<owns_itself>();
+        owns_itself *its = own.get();
+        if (how == 2) {
+            own->event.on_complete([own](ioe::event_ref) { own->event.on_complete(nullptr); });
+            own->event.prep_fsync(fd);
+            ctx.submit(own->event);
+        } else {
+            own->event.on_complete([own](ioe::event_ref) {});
+        }
+        own.reset();
+        assert_int_equal(counted::alive, 1);
+        if (how == 0)
+            its->event.on_complete([](ioe::event_ref) {});
+        else if (how == 1)
+            its->event.on_complete(nullptr);
+        ctx.drain();
+        assert_int_equal(counted::alive, 0);
+    }
+    /* It sets another, which is the last, also a larger one; it submits the event with the new one. */
+    called = 0;
+    ioe::event event;
+    event.prep_fsync(fd);
+    event.on_complete(at_end([&] { event.on_complete([c = counted()](ioe::event_ref) { called += 10; }); }));
+    event.on_complete([c = counted()](ioe::event_ref) { called += 100; });
+    assert_int_equal(counted::alive, 1);
+    ctx.submit(event);
+    ctx.drain();
+    assert_int_equal(called, 10);
+    event.prep_fsync(fd);
+    event.on_complete(at_end([&] { ctx.submit(event); }));
+    event.on_complete([](ioe::event_ref) { ++called; });
+    ctx.drain();
+    assert_int_equal(called, 11);
+    /* Without one it is refused. */
+    event.prep_fsync(fd);
+    std::error_code ec;
+    event.on_complete(nullptr, ec);
+    assert_int_equal(ec.value(), 0);
+    assert_int_equal(thrown([&] { ctx.submit(event); }), EINVAL);
+    assert_int_equal(ctx.submit_wait(event), 0);
 }
 
 /* A polled context: nothing completes until it is polled. */
@@ -221,7 +337,7 @@ void a_handle_may_go_in_flight(void **)
             if (round == 0)
                 ctx.submit(event);
             if (round == 1)
-                assert_int_equal(ctx.submit_batch(std::vector<ioe::event_ref>{event, event}, ec), 1);
+                assert_int_equal(ctx.submit_batch({event, event}, ec), 1);
             if (round == 2) {
                 merger = std::make_unique<ioe::merger>(ctx, fd, IOE_WRITE, 1 << 20);
                 merger->add(event);
@@ -391,6 +507,33 @@ void a_callable_may_be_replaced_in_its_callback(void **state)
     assert_int_equal(counted::alive, 0);
 }
 
+/* Of those that never ran, only the last stays while a callback runs. */
+void a_callable_that_never_ran_goes_when_it_is_replaced(void **)
+{
+    ioe::context ctx;
+    file fd;
+    called = 0;
+    gate hold = GATE_INIT;
+    ioe::event event([&, c = counted()](ioe::event_ref) { hold_at_gate(nullptr, &hold); });
+    event.prep_fsync(fd);
+    ctx.submit(event);
+    latch_wait(&hold.entered, 1);
+    for (int i = 0; i < 100; ++i) {
+        event.on_complete([c = counted(), i](ioe::event_ref) { called += i; });
+        assert_int_equal(counted::alive, 2);
+    }
+    event.on_complete(nullptr);
+    assert_int_equal(counted::alive, 1);
+    event.on_complete([c = counted()](ioe::event_ref) { ++called; });
+    event.prep_fsync(fd);
+    ctx.submit(event);
+    latch_hit(&hold.opened);
+    ctx.drain();
+    assert_int_equal(called, 1);
+    ctx.close();
+    assert_int_equal(counted::alive, 1);
+}
+
 /* The handle's thread goes on as soon as the callback tells it to, before that has returned. */
 void a_callable_may_be_replaced_beside_its_callback(void **state)
 {
@@ -437,6 +580,56 @@ void handles_go_while_callbacks_come(void **state)
     ctx.close();
     assert_int_equal(called, 3 * each);
     assert_int_equal(counted::alive, 0);
+}
+
+/* A callback replaces its callable while the batch waits for room; what the batch then gives back of the
+ * same event is not the new one's. */
+void a_callable_may_be_replaced_during_its_batch(void **)
+{
+    ioe::config cfg;
+    cfg.queue_size = 1;
+    file fd;
+    {
+        ioe::event first, second, third;
+        ioe::context ctx(cfg);
+        first.on_complete([&, c = counted()](ioe::event_ref) {
+            first.on_complete([c = counted()](ioe::event_ref) {});
+        });
+        for (ioe::event *one : {&second, &third})
+            one->on_complete([c = counted()](ioe::event_ref) {});
+        for (ioe::event *one : {&first, &second, &third})
+            one->prep_fsync(fd);
+        assert_int_equal(ctx.submit_batch({first, second, third, third, first}), 3);
+        ctx.close();
+        assert_int_equal(counted::alive, 3);
+    }
+    assert_int_equal(counted::alive, 0);
+}
+
+void a_batch_may_be_of_any_size(void **)
+{
+    constexpr unsigned most = 600;
+    ioe::config cfg = polled_config();
+    cfg.queue_size = most;
+    ioe::context ctx(cfg);
+    file fd;
+    for (const unsigned n : {1u, 255u, 256u, 257u, 512u, 513u, most}) {
+        called = 0;
+        std::vector<ioe::event> events;
+        for (unsigned i = 0; i < n; ++i) {
+            events.emplace_back([c = counted()](ioe::event_ref) { ++called; });
+            events.back().prep_fsync(fd);
+        }
+        /* The last is refused as a whole batch, and otherwise is the end of one. */
+        events.back() = ioe::event([c = counted()](ioe::event_ref) { ++called; });
+        std::error_code ec;
+        assert_int_equal(ctx.submit_batch(events, ec), n - 1);
+        assert_int_equal(ec.value(), n == 1 ? EINVAL : 0);
+        events.clear();
+        ctx.drain();
+        assert_int_equal(called, n - 1);
+        assert_int_equal(counted::alive, 0);
+    }
 }
 
 void a_refused_event_is_the_callers(void **)
@@ -630,6 +823,8 @@ void one_that_was_moved_from_says_einval(void **)
     assert_false(ctx2 || merger2 || shared2);
     event = std::move(event2);
     assert_true(event && !event2);
+    const ioe::event_ref one = event;
+    assert_true(one == event && one != event2);
     ctx = ioe::context();
     assert_true(bool(ctx));
     const struct engine {
@@ -807,15 +1002,21 @@ int main()
         for_each_delivery(what_was_written_is_read),
         with_and_without_thread(every_action_and_option),
         for_each_delivery(any_callable_is_a_callback),
-        cmocka_unit_test(a_callable_whose_copy_throws_leaves_none),
+        cmocka_unit_test(what_std_invoke_takes_is_a_callback),
+        cmocka_unit_test(a_callable_whose_copy_throws_changes_nothing<fragile>),
+        cmocka_unit_test(a_callable_whose_copy_throws_changes_nothing<small_fragile>),
+        cmocka_unit_test(a_callable_that_goes_may_do_anything_with_its_event),
         cmocka_unit_test(a_handle_may_go_in_flight),
         for_each_delivery(a_handle_may_go_in_its_callback),
         cmocka_unit_test(a_handle_may_go_while_it_is_waited_for),
         cmocka_unit_test(owners_free_what_they_made),
         for_each_delivery(it_is_submitted_again_in_its_callback),
         for_each_delivery(a_callable_may_be_replaced_in_its_callback),
+        cmocka_unit_test(a_callable_that_never_ran_goes_when_it_is_replaced),
         for_each_threaded_delivery(a_callable_may_be_replaced_beside_its_callback),
         for_each_threaded_delivery(handles_go_while_callbacks_come),
+        cmocka_unit_test(a_callable_may_be_replaced_during_its_batch),
+        cmocka_unit_test(a_batch_may_be_of_any_size),
         cmocka_unit_test(a_refused_event_is_the_callers),
         cmocka_unit_test(cancel_and_waiting_say_what_is_no_error),
         cmocka_unit_test(errors_come_in_both_forms),

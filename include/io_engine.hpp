@@ -36,6 +36,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <functional>
+#include <initializer_list>
 #include <iterator>
 #include <memory>
 #include <mutex>
@@ -68,6 +70,8 @@ inline namespace IOE_CPP_NAMESPACE {
 class event;
 
 namespace detail {
+
+class callable;
 
 [[noreturn]] inline void die(const char *what, const char *why) noexcept
 {
@@ -315,69 +319,133 @@ class event_base {
  * and longer where the callback submits it again. */
 class event_ref : public event_base {
   public:
-    explicit event_ref(ioe_event *its) noexcept : event_base(its) {}
     event_ref(const event &owner) noexcept;
     event_ref(const event_ref &) noexcept = default;
     event_ref &operator=(const event_ref &) noexcept = default;
     ~event_ref() = default;
+
+    friend bool operator==(event_ref a, event_ref b) noexcept { return a.event_ == b.event_; }
+    friend bool operator!=(event_ref a, event_ref b) noexcept { return a.event_ != b.event_; }
+
+  private:
+    friend class detail::callable;
+    explicit event_ref(ioe_event *its) noexcept : event_base(its) {}
 };
 
 namespace detail {
+
+/* Any callable, or none. A small one is kept in here, a larger one in memory of its own. */
+class callable {
+    static constexpr std::size_t room = 64;
+    template <class T>
+    static constexpr bool fits = sizeof(T) <= room && alignof(T) <= alignof(std::max_align_t) &&
+                                 std::is_nothrow_move_constructible_v<T>;
+
+  public:
+    callable() = default;
+    callable(callable &&other) noexcept { take(other); }
+    callable &operator=(callable &&) = delete;
+    ~callable()
+    {
+        if (its_ != nullptr)
+            its_->destroy(storage_);
+    }
+
+    explicit operator bool() const noexcept { return its_ != nullptr; }
+    void operator()(ioe_event *done) { its_->call(storage_, event_ref(done)); }
+
+    /* For an empty one, which stays so where this fails. */
+    template <class Function>
+    int set(Function &&function)
+    {
+        using T = std::decay_t<Function>;
+        if constexpr (std::is_pointer_v<T> || std::is_member_pointer_v<T>) {
+            const T pointer = function;
+            if (pointer == nullptr)
+                return -EINVAL;
+        }
+        if constexpr (std::is_null_pointer_v<T>)
+            return 0;
+        else if constexpr (fits<T>)
+            return keep<T>(std::forward<Function>(function));
+        else if (T *apart = ::new (std::nothrow) T(std::forward<Function>(function)))
+            return keep<large<T>>(apart);
+        else
+            return -ENOMEM;
+    }
+
+    /* For an empty one; the other is empty then. */
+    void take(callable &other) noexcept
+    {
+        its_ = std::exchange(other.its_, nullptr);
+        if (its_ != nullptr)
+            its_->move(other.storage_, storage_);
+    }
+
+  private:
+    template <class T>
+    struct large {
+        T *apart;
+        explicit large(T *its) noexcept : apart(its) {}
+        large(large &&other) noexcept : apart(std::exchange(other.apart, nullptr)) {}
+        ~large() { ::delete apart; }
+        void operator()(event_ref done) { static_cast<void>(std::invoke(*apart, done)); }
+    };
+
+    struct actions {
+        void (*call)(void *function, event_ref done);
+        void (*move)(void *from, void *to) noexcept;
+        void (*destroy)(void *function) noexcept;
+    };
+    template <class T>
+    static void call(void *function, event_ref done)
+    {
+        static_cast<void>(std::invoke(*std::launder(static_cast<T *>(function)), done));
+    }
+    template <class T>
+    static void move(void *from, void *to) noexcept
+    {
+        ::new (to) T(std::move(*std::launder(static_cast<T *>(from))));
+        destroy<T>(from);
+    }
+    template <class T>
+    static void destroy(void *function) noexcept
+    {
+        std::launder(static_cast<T *>(function))->~T();
+    }
+    template <class T>
+    static constexpr actions of = {call<T>, move<T>, destroy<T>};
+
+    template <class T, class From>
+    int keep(From &&from)
+    {
+        ::new (static_cast<void *>(storage_)) T(std::forward<From>(from));
+        its_ = &of<T>;
+        return 0;
+    }
+
+    const actions *its_ = nullptr;
+    alignas(std::max_align_t) unsigned char storage_[room];
+};
 
 /* An event and its callable. The event's `arg` is its node. References: one of the handle, and one of each
  * submission until its callback has returned; the last one frees it. So a handle may go while the event is
  * in flight, and in its callback. */
 struct node {
-    static constexpr std::size_t room = 64;
-    template <class T>
-    static constexpr bool fits = sizeof(T) <= room && alignof(T) <= alignof(std::max_align_t);
-
     ioe_event *event;
     std::atomic<unsigned> references{1};
+    /* Whether its callable may ever have run. */
+    std::atomic<bool> submitted{false};
     /* Has the event since a callback that still runs was replaced; the event outlives that one too. */
     node *successor = nullptr;
-    void (*invoke)(node &, ioe_event *) = nullptr;
-    void (*destroy)(node &) noexcept = nullptr;
-    alignas(std::max_align_t) unsigned char storage[room];
+    callable function;
 
     explicit node(ioe_event *its) noexcept : event(its) {}
 
-    template <class T>
-    T &callable() noexcept
+    void submitting() noexcept
     {
-        if constexpr (fits<T>)
-            return *std::launder(reinterpret_cast<T *>(storage));
-        else
-            return **std::launder(reinterpret_cast<T **>(storage));
-    }
-
-    void clear() noexcept
-    {
-        if (destroy != nullptr)
-            destroy(*this);
-        destroy = nullptr;
-        invoke = nullptr;
-    }
-
-    /* Larger callables have memory of their own. False where there is none: nothing has changed then. */
-    template <class Function>
-    bool set(Function &&function)
-    {
-        using T = std::decay_t<Function>;
-        if constexpr (fits<T>) {
-            clear();
-            ::new (static_cast<void *>(storage)) T(std::forward<Function>(function));
-            destroy = [](node &n) noexcept { n.callable<T>().~T(); };
-        } else {
-            T *large = new (std::nothrow) T(std::forward<Function>(function));
-            if (large == nullptr)
-                return false;
-            clear();
-            ::new (static_cast<void *>(storage)) T *(large);
-            destroy = [](node &n) noexcept { delete &n.callable<T>(); };
-        }
-        invoke = [](node &n, ioe_event *done) { n.callable<T>()(event_ref(done)); };
-        return true;
+        submitted.store(true, std::memory_order_relaxed);
+        references.fetch_add(1, std::memory_order_relaxed);
     }
 };
 
@@ -390,9 +458,9 @@ inline void release(node *n) noexcept
 {
     while (n != nullptr && n->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         node *next = n->successor;
-        n->clear();
-        ioe_event_free(n->event);
+        ioe_event *event = n->event;
         delete n;
+        ioe_event_free(event);
         n = next;
     }
 }
@@ -401,7 +469,7 @@ inline void release(node *n) noexcept
 inline void completed(ioe_event *event, void *arg) noexcept
 {
     node *n = static_cast<node *>(arg);
-    guarded([&] { n->invoke(*n, event); });
+    guarded([&] { n->function(event); });
     release(n);
 }
 
@@ -418,27 +486,41 @@ inline ioe_event *new_event() noexcept
     return event;
 }
 
+/* The one before goes with the argument, when all is done: its destructor may do anything with the event. */
+inline int exchange_callable(ioe_event *event, callable &fresh) noexcept
+{
+    node *n = node_of(event);
+    if (n->references.load(std::memory_order_acquire) == 1 || !n->submitted.load(std::memory_order_relaxed)) {
+        callable before(std::move(n->function));
+        n->function.take(fresh);
+        fresh.take(before);
+        return 0;
+    }
+    /* A callback runs, and keeps the callable with its node: the handle gets another. */
+    std::unique_ptr<node> next(new (std::nothrow) node(event));
+    if (next == nullptr)
+        return -ENOMEM;
+    next->function.take(fresh);
+    next->references.store(2, std::memory_order_relaxed);
+    const int err = ioe_event_set_callback(event, completed, next.get());
+    if (err != 0)
+        return err;
+    n->event = nullptr;
+    n->successor = next.release();
+    release(n);
+    return 0;
+}
+
 /* By the handle, whose reference is one of those counted. */
 template <class Function>
 int set_callable(ioe_event *event, Function &&function)
 {
-    node *n = node_of(event);
-    /* This also tells whether the event is in flight, or none. */
-    const int err = ioe_event_set_callback(event, completed, n);
-    if (err != 0)
-        return err;
-    if (n->references.load(std::memory_order_acquire) == 1)
-        return n->set(std::forward<Function>(function)) ? 0 : -ENOMEM;
-    /* A callback runs, and keeps the callable with its node: the handle gets another. */
-    std::unique_ptr<node> fresh(new (std::nothrow) node(event));
-    if (fresh == nullptr || !fresh->set(std::forward<Function>(function)))
-        return -ENOMEM;
-    fresh->references.store(2, std::memory_order_relaxed);
-    ioe_event_set_callback(event, completed, fresh.get());
-    n->event = nullptr;
-    n->successor = fresh.release();
-    release(n);
-    return 0;
+    /* This tells whether the event is in flight, or none. */
+    int err = ioe_event_set_callback(event, completed, node_of(event));
+    callable fresh;
+    if (err == 0)
+        err = fresh.set(std::forward<Function>(function));
+    return err == 0 ? exchange_callable(event, fresh) : err;
 }
 
 /* Makes a reference before the event may be in flight, and takes it back where it was refused. */
@@ -446,33 +528,40 @@ template <class Call>
 std::int64_t hand_over(ioe_event *event, Call call) noexcept
 {
     node *n = node_of(event);
-    if (n == nullptr || n->invoke == nullptr)
+    if (n == nullptr || !n->function)
         return -EINVAL;
-    n->references.fetch_add(1, std::memory_order_relaxed);
+    n->submitting();
     const std::int64_t answer = call();
     if (answer < 0)
         release(n);
     return answer;
 }
 
+/* Portions, because the nodes are remembered: an event that was refused may have another one by then. */
 inline std::int64_t hand_over_all(ioe_context *ctx, ioe_event *const *events, std::size_t n) noexcept
 {
     /* An empty std::vector may give a null pointer, which the C call refuses. */
     if (n == 0)
         return ctx != nullptr ? 0 : -EINVAL;
-    std::size_t held = 0;
-    for (; held < n; ++held) {
-        node *one = node_of(events[held]);
-        if (one == nullptr || one->invoke == nullptr)
-            break;
-        one->references.fetch_add(1, std::memory_order_relaxed);
+    constexpr std::size_t portion = 256;
+    node *nodes[portion];
+    std::size_t accepted = 0, taken = portion;
+    for (; accepted < n && taken == portion; accepted += taken) {
+        std::size_t held = 0;
+        for (; held < portion && held < n - accepted; ++held) {
+            nodes[held] = node_of(events[accepted + held]);
+            if (nodes[held] == nullptr || !nodes[held]->function)
+                break;
+            nodes[held]->submitting();
+        }
+        const std::int64_t answer = held > 0 ? ioe_submit_batch(ctx, events + accepted, held) : -EINVAL;
+        taken = answer < 0 ? 0 : static_cast<std::size_t>(answer);
+        for (std::size_t i = taken; i < held; ++i)
+            release(nodes[i]);
+        if (accepted == 0 && answer < 0)
+            return answer;
     }
-    if (held == 0)
-        return -EINVAL;
-    const std::int64_t answer = ioe_submit_batch(ctx, events, held);
-    for (std::size_t i = answer < 0 ? 0 : static_cast<std::size_t>(answer); i < held; ++i)
-        release(node_of(events[i]));
-    return answer;
+    return static_cast<std::int64_t>(accepted);
 }
 
 /* Its callback is not called; but callbacks of others, which run in here, may end its handle. */
@@ -551,13 +640,19 @@ struct engine {
  * then it, its callable and what that has captured go when the callback has returned; in that callback, and
  * beside it. What it reads and writes is not its own, but a callable can capture the owner of that.
  *
- * The callable is called with an `event_ref`, once for each submission that was accepted, where callbacks
- * run. Up to 64 bytes of it are kept with the event, a larger one in memory of its own: setting it may
- * allocate, submitting never does. The constructor allocates. */
+ * The callable is called with an `event_ref`, as std::invoke does, once for each submission that was
+ * accepted, where callbacks run. Where it has submitted the event again, it may run once more before it has
+ * returned, on another thread. Up to 64 bytes of it, if moving them throws nothing, are kept with the event,
+ * a larger one in memory of its own: setting it may allocate, submitting never does here. The constructor
+ * allocates.
+ *
+ * A callable that has captured what owns its own event keeps both alive: until it is replaced, by
+ * `on_complete(nullptr)` in itself for instance. */
 class event : public event_base {
     template <class Function>
     using if_callable = std::enable_if_t<!std::is_base_of_v<event_base, std::decay_t<Function>> &&
-                                         std::is_invocable_v<std::decay_t<Function> &, event_ref>>;
+                                         (std::is_null_pointer_v<std::decay_t<Function>> ||
+                                          std::is_invocable_v<std::decay_t<Function> &, event_ref>)>;
     /* What its own constructor throws is no error code. */
     template <class Function>
     static constexpr bool is_kept_noexcept =
@@ -595,9 +690,10 @@ class event : public event_base {
     }
     ~event() { detail::release(detail::node_of(event_)); }
 
-    /** Sets the callable, and destroys the one before, when no callback runs it any more: so a callable may
-     * replace itself. Where the construction of a small one throws, the event has none. Fails with `EBUSY`
-     * while the event is in flight, and with `ENOMEM`. */
+    /** Sets the callable, or with `nullptr` none, and destroys the one before, when no callback runs it any
+     * more: so a callable may replace itself, and its destructor may end its event. Where it throws what the
+     * construction of the callable throws, or fails, with `EBUSY` while the event is in flight, with
+     * `EINVAL` for a null pointer to a function, with `ENOMEM`, the event keeps the one it has. */
     template <class Function, class = if_callable<Function>>
     void on_complete(Function &&function)
     {
@@ -893,14 +989,15 @@ class context {
         return try_submit_as(event, ec);
     }
 
-    /** Of an array, std::vector or the like, of `event` or `event_ref`. Gives how many were accepted; it is
-     * an error only where there are events and none was. */
-    template <class Events>
+    /** Of an array, std::vector or the like, of `event` or `event_ref`, or `{a, b}`. Gives how many were
+     * accepted; it is an error only where there are events and none was. More than 256 are handed over 256
+     * at a time. */
+    template <class Events = std::initializer_list<event_ref>>
     std::size_t submit_batch(const Events &events)
     {
         return static_cast<std::size_t>(detail::check(submit_all(events), "ioe_submit_batch"));
     }
-    template <class Events>
+    template <class Events = std::initializer_list<event_ref>>
     std::size_t submit_batch(const Events &events, std::error_code &ec) noexcept
     {
         return static_cast<std::size_t>(detail::check(submit_all(events), ec));
