@@ -24,6 +24,30 @@ static_assert(!std::is_convertible_v<const std::vector<char> &, ioe::mutable_byt
 static_assert(std::is_convertible_v<const std::vector<char> &, ioe::const_bytes>);
 static_assert(!std::is_convertible_v<std::vector<std::string> &, ioe::mutable_bytes>, "bytes are no strings");
 static_assert(!std::is_constructible_v<ioe::event, int>, "an int is no callback");
+/* A temporary that has its memory is gone when the event runs; a view's memory is another's. */
+template <class Range, class Bytes = ioe::const_bytes>
+constexpr bool are_bytes = std::is_convertible_v<Range, Bytes>;
+static_assert(!are_bytes<std::string> && !are_bytes<const std::string> && are_bytes<std::string &>);
+static_assert(!are_bytes<std::vector<char>> && !are_bytes<std::vector<char>, ioe::mutable_bytes>);
+static_assert(!are_bytes<std::array<char, 4>> && are_bytes<std::array<char, 4> &, ioe::mutable_bytes>);
+static_assert(!are_bytes<char[4]> && !are_bytes<const char[4]> && are_bytes<const char (&)[4]>);
+static_assert(!are_bytes<ioe::buffer> && are_bytes<ioe::buffer &, ioe::mutable_bytes>);
+static_assert(are_bytes<std::string_view> && are_bytes<const std::string_view>);
+static_assert(are_bytes<ioe::const_bytes> && are_bytes<ioe::mutable_bytes>);
+static_assert(are_bytes<ioe::mutable_bytes &> && are_bytes<const ioe::mutable_bytes &>);
+static_assert(!are_bytes<ioe::const_bytes, ioe::mutable_bytes>, "it is const");
+static_assert(are_bytes<const ioe::buffer &> && !are_bytes<const ioe::buffer &, ioe::mutable_bytes>);
+/* Pointers and what has them were not meant. */
+static_assert(!are_bytes<iovec (&)[2]> && !are_bytes<const iovec (&)[2]>);
+static_assert(!are_bytes<std::vector<char *> &>);
+static_assert(std::is_constructible_v<ioe::mutable_bytes, std::array<char, 4> *, size_t>);
+static_assert(std::is_constructible_v<ioe::mutable_bytes, std::nullptr_t, int>);
+static_assert(!std::is_constructible_v<ioe::mutable_bytes, std::vector<char> *, size_t>);
+static_assert(!std::is_constructible_v<ioe::const_bytes, const std::string *, size_t>);
+static_assert(!std::is_constructible_v<ioe::mutable_bytes, iovec *, size_t>);
+/* A reference is to an event that has an owner, or is that of a callback. */
+static_assert(!std::is_constructible_v<ioe::event_ref, ioe::event>);
+static_assert(!std::is_constructible_v<ioe::event_ref, ioe_event *>);
 /* The two forms of a call. */
 static_assert(noexcept(std::declval<ioe::context &>().submit(std::declval<ioe::event &>(),
                                                              std::declval<std::error_code &>())));
@@ -735,6 +759,8 @@ void errors_come_in_both_forms(void **)
     }
     assert_int_equal(thrown([] { ioe::buffer b(0); }), EINVAL);
     assert_int_equal(thrown([] { ioe::buffer b(1, 3); }), EINVAL);
+    ioe::buffer small(1, ec), empty(0, ec);
+    assert_true(ec == std::errc::invalid_argument && small && !empty);
     assert_int_equal(thrown([] { ioe::buffer b(SIZE_MAX / 2); }), ENOMEM);
     ioe::buffer no_buffer(1, 3, ec);
     assert_true(ec == std::errc::invalid_argument && !no_buffer && no_buffer.size() == 0);

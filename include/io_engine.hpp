@@ -128,11 +128,23 @@ void guarded(Function &&function) noexcept
 #endif
 }
 
+/* What is moved as it is. Of pointers and iovecs, what they point to was meant. */
+template <class T>
+inline constexpr bool is_data = std::is_trivially_copyable_v<T> && !std::is_pointer_v<T> &&
+                                !std::is_same_v<std::remove_cv_t<T>, iovec>;
+
+/* Points to memory, and does not have it: so a const one does not make that const. */
+template <class Range, class Plain = std::remove_const_t<Range>>
+inline constexpr bool is_view = std::is_trivially_copyable_v<Plain> &&
+                                std::is_same_v<decltype(std::data(std::declval<Plain &>())),
+                                               decltype(std::data(std::declval<const Plain &>()))>;
+
 } // namespace detail
 
 /** Memory that is read into or written from: a pointer and a length in bytes, as `{pointer, length}`, or
  * anything that std::data and std::size know, such as an array, a std::vector, a std::string_view, an
- * `ioe::buffer`. Does not own it: it must live until the operation has completed. */
+ * `ioe::buffer`. Does not own it: it must live until the operation has completed, so a temporary is refused
+ * that has memory of its own. A string literal is an array: "abc" has four bytes. */
 template <class Void>
 class basic_bytes {
     template <class Range>
@@ -140,9 +152,19 @@ class basic_bytes {
 
   public:
     constexpr basic_bytes(Void *data, std::size_t size) noexcept : data_(data), size_(size) {}
+    /** `{&vector, length}` would be the vector itself. A pointer to void is taken as it is. */
+    template <class T, class = std::enable_if_t<!std::is_void_v<T> && !detail::is_data<T>>>
+    basic_bytes(T *, std::size_t) = delete;
 
-    template <class Range, class = std::enable_if_t<std::is_convertible_v<element<Range> *, Void *> &&
-                                                    std::is_trivially_copyable_v<element<Range>>>>
+    template <class Other, class = std::enable_if_t<std::is_convertible_v<Other *, Void *>>>
+    constexpr basic_bytes(basic_bytes<Other> other) noexcept : data_(other.data()), size_(other.size())
+    {
+    }
+
+    template <class Range, class = std::enable_if_t<
+                               std::is_convertible_v<element<Range> *, Void *> &&
+                               detail::is_data<element<Range>> &&
+                               (std::is_lvalue_reference_v<Range> || detail::is_view<Range>)>>
     constexpr basic_bytes(Range &&range) noexcept
         : data_(std::data(range)), size_(std::size(range) * sizeof(element<Range>))
     {
@@ -320,6 +342,8 @@ class event_base {
 class event_ref : public event_base {
   public:
     event_ref(const event &owner) noexcept;
+    /** Would point to nothing. */
+    event_ref(const event &&) = delete;
     event_ref(const event_ref &) noexcept = default;
     event_ref &operator=(const event_ref &) noexcept = default;
     ~event_ref() = default;
@@ -709,7 +733,8 @@ class event : public event_base {
 
 inline event_ref::event_ref(const event &owner) noexcept : event_base(owner) {}
 
-/** Memory for direct I/O: `ioe_buffer_alloc`. Must live until no event in flight uses it. */
+/** Memory for direct I/O: `ioe_buffer_alloc`. Must live until no event in flight uses it. A const one is
+ * not read into. */
 class buffer {
   public:
     explicit buffer(std::size_t size, std::size_t align = 0) : buffer(raw(), size, align)
@@ -720,6 +745,7 @@ class buffer {
     {
         detail::check(outcome(size, align), ec);
     }
+    buffer(std::size_t size, std::error_code &ec) noexcept : buffer(size, 0, ec) {}
     buffer(buffer &&other) noexcept
         : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0))
     {
@@ -733,7 +759,8 @@ class buffer {
     }
     ~buffer() { ioe_buffer_free(data_); }
 
-    std::byte *data() const noexcept { return static_cast<std::byte *>(data_); }
+    std::byte *data() noexcept { return static_cast<std::byte *>(data_); }
+    const std::byte *data() const noexcept { return static_cast<const std::byte *>(data_); }
     std::size_t size() const noexcept { return size_; }
     explicit operator bool() const noexcept { return data_ != nullptr; }
 
