@@ -4,6 +4,8 @@
  * an operation allocates nothing, and a frame does not go while its operation is in flight. C++20.
  */
 #include <array>
+#include <dlfcn.h>
+#include <span>
 #include <thread>
 
 #include "hpp.h"
@@ -12,7 +14,27 @@
 #error "this compiler has no coroutines"
 #endif
 
+/* Stands before the library's own: the thread that asks for it stays in there. */
+static thread_local gate *held_at = nullptr;
+extern "C" int ioe_event_set_callback(ioe_event *event, ioe_callback cb, void *arg)
+{
+    static const auto next =
+        reinterpret_cast<decltype(&ioe_event_set_callback)>(dlsym(RTLD_NEXT, "ioe_event_set_callback"));
+    if (held_at != nullptr)
+        hold_at_gate(nullptr, held_at);
+    return next(event, cb, arg);
+}
+
 namespace {
+
+/* What has options is as temporary as the operation: `auto &op = ctx.read(..).timeout(1s)` would dangle. */
+using reading = ioe::operation<size_t>;
+static_assert(std::is_same_v<decltype(std::declval<reading>().flags(0)), reading &&>);
+static_assert(std::is_same_v<decltype(std::declval<reading>().priority(0)), reading &&>);
+static_assert(std::is_same_v<decltype(std::declval<reading>().timeout(std::chrono::seconds(1))), reading &&>);
+static_assert(std::is_same_v<decltype(std::declval<reading &>().flags(0)), reading &>);
+static_assert(std::is_convertible_v<std::span<char>, ioe::mutable_bytes>);
+static_assert(!std::is_convertible_v<std::span<const char>, ioe::mutable_bytes>);
 
 /* A coroutine that begins at once. It raises a latch when it has ended, and its frame is gone by then. */
 struct task {
@@ -172,6 +194,57 @@ void a_refusal_is_told_at_once(void **)
     assert_int_equal(first.value(), 0);
 }
 
+task await_kept(latch &, reading &kept, size_t &n)
+{
+    n = co_await kept;
+}
+
+task read_into(latch &, ioe::context &ctx, int fd, std::span<char> to, std::error_code &ec,
+               std::vector<std::error_code> &history)
+{
+    auto read = ctx.read(fd, to, 0, ec);
+    do {
+        co_await read;
+        history.push_back(ec);
+    } while (ec == std::errc::resource_unavailable_try_again && ctx.poll(1) > 0);
+}
+
+/* What refused an operation once says nothing of the next time, nor of who awaits it beside. */
+void an_operation_may_be_awaited_again(void **)
+{
+    latch ended = LATCH_INIT;
+    ioe::config cfg = polled_config();
+    cfg.queue_size = 1;
+    ioe::context ctx(cfg);
+    file fd;
+    ioe::event fill;
+    fill.prep_write(fd, "four", 0);
+    ctx.submit_wait(fill);
+    char bytes[5] = {};
+    std::error_code first, second;
+    std::vector<std::error_code> history;
+    read_one(ended, ctx, fd, first);
+    read_into(ended, ctx, fd, bytes, second, history);
+    ctx.drain();
+    assert_int_equal(latch_count(&ended), 2);
+    assert_int_equal(history.size(), 2);
+    assert_int_equal(history[0].value(), EAGAIN);
+    assert_int_equal(history[1].value(), 0);
+    assert_memory_equal(bytes, "four", 5);
+
+    size_t n[2] = {99, 99};
+    auto kept = ctx.read(fd, bytes, 0, second);
+    await_kept(ended, kept, n[0]);
+    await_kept(ended, kept, n[1]);
+    assert_int_equal(latch_count(&ended), 3);
+    assert_int_equal(n[1], 0);
+    assert_int_equal(second.value(), EBUSY);
+    ctx.drain();
+    assert_int_equal(latch_count(&ended), 4);
+    assert_int_equal(n[0], 5);
+    assert_int_equal(second.value(), 0);
+}
+
 task cancelled(latch &, ioe::context &ctx, int fd, uint64_t &id, std::error_code &ec)
 {
     char byte = 0;
@@ -279,6 +352,35 @@ void an_operation_allocates_nothing(void **)
     assert_int_equal(saw.wrong, 0);
 }
 
+task fsync_one(latch &, ioe::context &ctx, int fd, std::error_code &ec)
+{
+    co_await ctx.fsync(fd, ec);
+}
+
+/* Another thread is giving an operation's event back when the process forks; the child has no such thread. */
+void a_forked_child_is_told(void **)
+{
+    gate hold = GATE_INIT;
+    ioe::context ctx;
+    std::thread other([&] {
+        const auto never_awaited = ctx.fsync(0);
+        held_at = &hold;
+    });
+    latch_wait(&hold.entered, 1);
+    const int status = in_child(
+        [](void *arg) {
+            latch ended = LATCH_INIT;
+            std::error_code ec;
+            fsync_one(ended, *static_cast<ioe::context *>(arg), 0, ec);
+            CHILD_CHECK(latch_count(&ended) == 1 && ec.value() == EOWNERDEAD);
+            return 0;
+        },
+        &ctx);
+    latch_hit(&hold.opened);
+    other.join();
+    assert_int_equal(status, 0);
+}
+
 /* ---- what may not be ends in std::terminate ---- */
 
 struct held {
@@ -355,11 +457,13 @@ int main()
         for_each_delivery(every_operation_is_awaited),
         for_each_delivery(every_error_is_told),
         cmocka_unit_test(a_refusal_is_told_at_once),
+        cmocka_unit_test(an_operation_may_be_awaited_again),
         cmocka_unit_test(an_operation_can_be_cancelled),
         for_each_threaded_delivery(many_run_at_once),
         for_each_delivery(a_closed_context_is_an_error),
         cmocka_unit_test(an_operation_allocates_nothing),
         cmocka_unit_test(an_operation_outlives_its_context),
+        cmocka_unit_test(a_forked_child_is_told),
         cmocka_unit_test(a_frame_that_goes_in_flight_ends_the_process),
         cmocka_unit_test(an_exception_ends_the_process),
     };

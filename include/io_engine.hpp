@@ -40,7 +40,6 @@
 #include <initializer_list>
 #include <iterator>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <system_error>
 #include <type_traits>
@@ -606,14 +605,14 @@ inline std::int64_t wait_for(ioe_context *ctx, ioe_event *event) noexcept
 struct engine {
     std::atomic<unsigned> references{1};
     ioe_context *ctx = nullptr;
-    std::mutex mutex;
+    /* A thread has the list. No other waits for it: in a forked child that thread may not exist. */
+    std::atomic<bool> busy{false};
     ioe_event *spare = nullptr;
 
     engine() = default;
     engine(const engine &) = delete;
     engine &operator=(const engine &) = delete;
 
-    /* Without the mutex: in a forked child another thread may have had it. */
     ~engine()
     {
         while (ioe_event *event = spare) {
@@ -640,21 +639,25 @@ struct engine {
     /* NULL where memory is short. */
     ioe_event *take() noexcept
     {
-        {
-            const std::lock_guard<std::mutex> hold(mutex);
-            if (ioe_event *event = spare) {
+        ioe_event *event = nullptr;
+        if (!busy.exchange(true, std::memory_order_acquire)) {
+            event = spare;
+            if (event != nullptr)
                 spare = static_cast<ioe_event *>(ioe_event_arg(event));
-                return event;
-            }
+            busy.store(false, std::memory_order_release);
         }
-        return ioe_event_new();
+        return event != nullptr ? event : ioe_event_new();
     }
 
     void give(ioe_event *event) noexcept
     {
-        const std::lock_guard<std::mutex> hold(mutex);
+        if (busy.exchange(true, std::memory_order_acquire)) {
+            ioe_event_free(event);
+            return;
+        }
         ioe_event_set_callback(event, [](ioe_event *, void *) {}, spare);
         spare = event;
+        busy.store(false, std::memory_order_release);
     }
 };
 
@@ -859,23 +862,25 @@ class operation_base {
     /* True where it is in flight. No part of the frame may be touched after the submit: the coroutine may run
      * elsewhere by then, and have ended. Not inlined, so that no compiler keeps a variable of this function
      * in the frame. */
-    [[gnu::noinline]] bool start(std::coroutine_handle<> coroutine) noexcept
+    [[gnu::noinline]] bool start(std::coroutine_handle<> coroutine, int &refused) noexcept
     {
-        if (err_ == 0)
-            err_ = ioe_event_set_callback(event_, completed, this);
-        if (err_ != 0)
-            return false;
-        coroutine_ = coroutine;
-        in_flight_.store(true, std::memory_order_relaxed);
-        const int err = ioe_submit(engine_->ctx, event_);
-        if (err == 0)
-            return true;
-        in_flight_.store(false, std::memory_order_relaxed);
-        err_ = err;
+        int err = err_ != 0 ? err_ : ioe_event_set_callback(event_, completed, this);
+        if (err == 0) {
+            coroutine_ = coroutine;
+            in_flight_.store(true, std::memory_order_relaxed);
+            err = ioe_submit(engine_->ctx, event_);
+            if (err == 0)
+                return true;
+            in_flight_.store(false, std::memory_order_relaxed);
+        }
+        refused = err;
         return false;
     }
 
-    std::int64_t outcome() const { return errors_.check(err_ != 0 ? err_ : ioe_event_result(event_), call_); }
+    std::int64_t outcome(int refused) const
+    {
+        return errors_.check(refused != 0 ? refused : ioe_event_result(event_), call_);
+    }
 
     template <class Prepare>
     operation_base(engine *its, const char *call, error_out errors, Prepare prepare) noexcept
@@ -913,6 +918,7 @@ class operation_base {
 
     engine::owner engine_;
     ioe_event *event_;
+    /* What the calls before the submission refused. */
     int err_;
     const char *call_;
     error_out errors_;
@@ -923,41 +929,48 @@ class operation_base {
 } // namespace detail
 
 /** What the calls of a context for `co_await` give. It is submitted when it is awaited, and the coroutine
- * goes on where callbacks run; where the submission is refused, it goes on at once, with that error. A
- * coroutine that is destroyed while its operation is in flight ends the process: the kernel has its
- * memory. */
+ * goes on where callbacks run; where the submission is refused, it goes on at once, with that error, and may
+ * await the operation again. One coroutine awaits it at a time: another gets `EBUSY`. A coroutine that is
+ * destroyed while its operation is in flight ends the process: the kernel has its memory. */
 template <class Result>
 class [[nodiscard]] operation : public detail::operation_base {
   public:
     /** `ioe_event_set_flags`, `_priority` and `_timeout`: `co_await ctx.read(fd, to, 0).flags(IOE_NOWAIT)`.
      * What they refuse is the operation's error. */
-    operation &flags(std::uint32_t bits) noexcept
+    operation &flags(std::uint32_t bits) & noexcept
     {
         option(ioe_event_set_flags(event(), bits));
         return *this;
     }
-    operation &priority(int ioprio) noexcept
+    operation &&flags(std::uint32_t bits) && noexcept { return std::move(flags(bits)); }
+    operation &priority(int ioprio) & noexcept
     {
         option(ioe_event_set_priority(event(), ioprio));
         return *this;
     }
-    operation &timeout(std::chrono::nanoseconds limit) noexcept
+    operation &&priority(int ioprio) && noexcept { return std::move(priority(ioprio)); }
+    operation &timeout(std::chrono::nanoseconds limit) & noexcept
     {
         option(ioe_event_set_timeout(event(), limit.count()));
         return *this;
     }
+    operation &&timeout(std::chrono::nanoseconds limit) && noexcept { return std::move(timeout(limit)); }
 
     /* Apart from the operation, because GCC 12 would copy one that is awaited behind its options. */
     class awaiter {
       public:
         bool await_ready() const noexcept { return false; }
-        bool await_suspend(std::coroutine_handle<> coroutine) noexcept { return its_.start(coroutine); }
-        Result await_resume() const { return static_cast<Result>(its_.outcome()); }
+        bool await_suspend(std::coroutine_handle<> coroutine) noexcept
+        {
+            return its_.start(coroutine, refused_);
+        }
+        Result await_resume() const { return static_cast<Result>(its_.outcome(refused_)); }
 
       private:
         friend class operation;
         explicit awaiter(operation &its) noexcept : its_(its) {}
         operation &its_;
+        int refused_ = 0;
     };
     awaiter operator co_await() noexcept { return awaiter(*this); }
 
@@ -1109,9 +1122,10 @@ class context {
 #if defined(IOE_COROUTINES)
     /** `std::size_t n = co_await ctx.read(fd, buffer, offset)`: bytes, or an error: thrown, or with `ec`
      * last, stored there, which must live until then. What is awaited is an `operation`. In steady state
-     * none allocates: the context keeps as many events as were ever in use at once. Awaiting blocks the
-     * thread while the queue is full, as `ioe_submit` does: never in a callback, so never in a coroutine
-     * that has been resumed by one. */
+     * this header allocates nothing for one, the context keeping as many events as were ever in use at once;
+     * but where two threads begin or end one in the same moment, one of them has an event made or freed.
+     * Awaiting blocks the thread while the queue is full, as `ioe_submit` does: never in a callback, so
+     * never in a coroutine that has been resumed by one. */
     operation<std::size_t> read(int fd, mutable_bytes to, std::uint64_t offset, error_out ec = {}) noexcept
     {
         return {engine_.get(), "read", ec, [&](ioe_event *event) {
