@@ -213,6 +213,9 @@ void what_std_invoke_takes_is_a_callback(void **)
     assert_int_equal(thrown([&] { event.on_complete(null); }), EINVAL);
     assert_int_equal(thrown([&] { event.on_complete(null_member); }), EINVAL);
     assert_int_equal(thrown([&] { ioe::event none(null); }), EINVAL);
+    std::error_code ec;
+    ioe::event none(null, ec);
+    assert_true(ec == std::errc::invalid_argument && !none);
     run();
     assert_int_equal(called, 3);
 }

@@ -670,8 +670,8 @@ struct engine {
  * The callable is called with an `event_ref`, as std::invoke does, once for each submission that was
  * accepted, where callbacks run. Where it has submitted the event again, it may run once more before it has
  * returned, on another thread. Up to 64 bytes of it, if moving them throws nothing, are kept with the event,
- * a larger one in memory of its own: setting it may allocate, submitting never does here. The constructor
- * allocates.
+ * a larger one in memory of its own: setting it may allocate, and so does the constructor; for a submission
+ * this header allocates nothing.
  *
  * A callable that has captured what owns its own event keeps both alive: until it is replaced, by
  * `on_complete(nullptr)` in itself for instance. */
@@ -706,6 +706,8 @@ class event : public event_base {
     {
         if (!ec)
             on_complete(std::forward<Function>(function), ec);
+        if (ec)
+            detail::release(detail::node_of(std::exchange(event_, nullptr)));
     }
 
     event(event &&other) noexcept : event_base(std::exchange(other.event_, nullptr)) {}
