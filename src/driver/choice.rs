@@ -137,7 +137,7 @@ fn make(
     passed: &mut Passed,
 ) -> Result<(Chosen, u32), Refusal> {
     #[cfg(any(test, fuzzing))]
-    if let Some(chosen) = super::sim::stand_in(driver, wish) {
+    if let Some(chosen) = super::sim::stand_in(driver, wish.depth, wish.least) {
         return chosen.map(|(number, depth)| (Chosen::Simulated(driver, number), depth));
     }
     let wake = wake_up.descriptor();

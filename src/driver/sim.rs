@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use super::aio::{Calls, Command, IoEvent, Iocb};
 use super::backed::Behind;
-use super::choice::Wish;
 use super::{Done, Driver, Entered, Interface, Prep, Refusal, Wait, NOT_TAKEN};
 use crate::clock::{self, Clock};
 use crate::gate::lock;
@@ -267,13 +266,17 @@ pub(crate) fn run(op: &Op) -> Option<i64> {
 }
 
 /// What a context gets instead of a driver, where the world serves contexts: a number for its
-/// reactor, and a depth.
-pub(crate) fn stand_in(driver: Driver, wish: Wish) -> Option<Result<(usize, u32), Refusal>> {
+/// reactor, and a depth, not below the least.
+pub(crate) fn stand_in(
+    driver: Driver,
+    depth: u32,
+    least: u32,
+) -> Option<Result<(usize, u32), Refusal>> {
     with_world(|world| {
         let number = world.served;
         let chosen = world.serves.then(|| match number {
-            0..MAX_SERVED => Ok((number, wish.depth.min(MAX_DEPTH.max(wish.least)))),
-            _ => Err(Refusal::new(driver, libc::EMFILE, "the world is full", wish.depth)),
+            0..MAX_SERVED => Ok((number, depth.min(MAX_DEPTH.max(least)))),
+            _ => Err(Refusal::new(driver, libc::EMFILE, "the world is full", depth)),
         });
         world.served += usize::from(matches!(chosen, Some(Ok(_))));
         chosen
