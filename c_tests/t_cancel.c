@@ -5,6 +5,8 @@
  * with its memory. Nobody else notices.
  */
 #include <poll.h>
+#include <semaphore.h>
+#include <signal.h>
 
 #include "merging.h"
 #include "notes.h"
@@ -979,6 +981,56 @@ static void cancelled_on_its_way(void **state)
     leave_scene(s);
 }
 
+/* ---- whose an event is that a thread waits for ---- */
+
+static sem_t held, go_on;
+
+static void hold_thread(int signal)
+{
+    (void)signal;
+    sem_post(&held);
+    while (sem_wait(&go_on) != 0)
+        continue;
+}
+
+/* Also when the reactor is done with it: until ioe_submit_wait returns, which cannot be while its thread is in
+ * a signal handler. */
+static void what_is_waited_for_is_in_flight(void **state)
+{
+    const delivery *how = *state;
+    const struct sigaction action = {.sa_handler = hold_thread};
+    struct sigaction before;
+    ioe_context *ctx = new_context(how, 8, 8);
+    stuck_read stuck;
+    stuck_prepare(&stuck, hit_latch, NULL);
+    /* It is the driver thread's to do. */
+    ASSERT_CALL(ioe_event_set_priority(stuck.event, 2 << 13), 0);
+    assert_int_equal(sem_init(&held, 0, 0) + sem_init(&go_on, 0, 0), 0);
+    assert_int_equal(sigaction(SIGUSR1, &action, &before), 0);
+    waiter *w = start_waiter(ctx, stuck.event);
+    await_asleep(ctx, how, w->tid);
+    assert_int_equal(pthread_kill(w->thread, SIGUSR1), 0);
+    while (sem_wait(&held) != 0)
+        continue;
+    assert_true(stuck_let_go(&stuck));
+    while (!ioe_event_is_done(stuck.event))
+        sched_yield();
+    ASSERT_CALL(ioe_drain(ctx, -1), 0);
+    pass_by(ctx, how);
+    ASSERT_CALL(ioe_event_set_timeout(stuck.event, 1), -EBUSY);
+    ASSERT_CALL(ioe_prep_fsync(stuck.event, -1), -EBUSY);
+    ASSERT_CALL(ioe_submit(ctx, stuck.event), -EBUSY);
+    ASSERT_CALL(ioe_event_free(stuck.event), -EBUSY);
+    sem_post(&go_on);
+    join_thread(w->thread);
+    assert_int_equal(w->result, sizeof stuck.word);
+    ASSERT_CALL(ioe_event_set_timeout(stuck.event, 1), 0);
+    free(w);
+    stuck_free(&stuck);
+    assert_int_equal(sigaction(SIGUSR1, &before, NULL), 0);
+    ASSERT_CALL(ioe_context_free(ctx), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1003,6 +1055,7 @@ int main(void)
         for_each_delivery(other_threads_are_told_too),
         for_each_delivery(cancels_race_with_completion),
         for_each_delivery(cancelled_on_its_way),
+        for_each_threaded_delivery(what_is_waited_for_is_in_flight),
     };
     return RUN_TESTS(tests);
 }

@@ -225,13 +225,13 @@ fn run<C: IOCallback>(ledger: &Ledger, mut next: impl FnMut() -> Option<IOEvent<
     }
 }
 
-/// Gives an event to the thread that waits for it instead of a callback. Afterwards nothing of it is
-/// touched.
+/// Gives an event to the thread that waits for it instead of a callback, and that releases it.
+/// Afterwards nothing of it is touched.
 pub(crate) fn hand_back<C>(ledger: &Ledger, event: IOEvent<C>) {
     let admission = starts(ledger, &event);
     ledger.finish(admission);
     let waiter = event.take_waiter();
-    event.release();
+    event.set_handed_back();
     // It is a second handle of the waiter's own.
     event.into_raw();
     if let Some(thread) = waiter {

@@ -946,8 +946,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
 
     /// Tells of what is completed. To how many.
     fn deliver(&mut self, core: &Core<C>) -> u32 {
-        // In a poll callbacks come first: none may have, or free, what a call further up this stack waits
-        // for.
+        // In a poll callbacks come first: who waits, further up this stack, has not heard yet.
         let polled = self.lanes.is_none();
         let before = if polled { self.delivery.deliver(&core.ledger, &mut self.ready) } else { 0 };
         let waited_for = self.waited_for.len() as u32;

@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{
-    AtomicI64, AtomicU64,
+    AtomicBool, AtomicI64, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::thread::Thread;
@@ -184,6 +184,8 @@ struct Inner<C> {
     /// How long it may take from its acceptance. `None` in a plain event.
     limit: Option<Duration>,
     buffer: Option<Buffer>,
+    /// The engine is done with an event that a thread waits for, which may release it.
+    handed_back: AtomicBool,
 }
 
 /// What travels with an event, through the queues and to the kernel. An event that is the caller's
@@ -313,6 +315,7 @@ impl<C> IOEvent<C> {
                 callback: UnsafeCell::new(MaybeUninit::zeroed()),
                 link: UnsafeCell::new(Link::None),
                 progress: UnsafeCell::default(),
+                handed_back: AtomicBool::new(false),
                 limit: None,
                 buffer: None,
             });
@@ -715,7 +718,17 @@ impl<C> IOEvent<C> {
 
     /// The calling thread waits for the event: it has no callback.
     pub(crate) fn set_waiter(&self) {
+        self.inner().handed_back.store(false, Relaxed);
         self.progress().waiter = Some(std::thread::current());
+    }
+
+    /// The last touch of an event that somebody waits for.
+    pub(crate) fn set_handed_back(&self) {
+        self.inner().handed_back.store(true, Release);
+    }
+
+    pub(crate) fn is_handed_back(&self) -> bool {
+        self.inner().handed_back.load(Acquire)
     }
 
     #[inline(always)]

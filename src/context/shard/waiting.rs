@@ -203,15 +203,17 @@ impl<C: IOCallback> Shard<C> {
         if event.is_barrier() {
             self.flush_all_gathered();
         }
-        // SAFETY: the reactor gives this handle up before the event is seen to be released.
+        // SAFETY: the reactor gives this handle up before the event is seen to be handed back.
         self.hand_over(unsafe { event.second_handle() }, here);
-        while event.is_in_flight() {
+        while !event.is_handed_back() {
             match seat {
                 None => std::thread::park(),
                 // Neither a signal nor another event's end ends this wait.
                 Some(seat) => drop(seat.with(|reactor| reactor.poll(&self.core, 1, None))),
             }
         }
-        Ok(event.result())
+        let result = event.result();
+        event.release();
+        Ok(result)
     }
 }
