@@ -138,8 +138,10 @@ static task compare_blocks(job &its)
     std::uint64_t offset;
     std::size_t len;
     while (take_block(its, offset, len)) {
-        co_await its.ctx.read(its.from, {wanted.data(), len}, offset);
-        co_await its.ctx.read(its.to, {found.data(), len}, offset);
+        if (co_await its.ctx.read(its.from, {wanted.data(), len}, offset) != len)
+            fail(ESTALE, "the source became shorter");
+        if (co_await its.ctx.read(its.to, {found.data(), len}, offset) != len)
+            fail(EIO, "the copy is too short");
         if (std::memcmp(wanted.data(), found.data(), len) != 0)
             fail(EIO, "the copy differs");
     }
@@ -156,6 +158,7 @@ static std::vector<task> several(task (*coroutine)(job &), job &its)
 static task copy_file(job &its)
 {
     co_await all(several(copy_blocks, its));
+    /* The bytes. The name of a new file is in its directory: who needs that after a crash syncs it too. */
     co_await its.ctx.fsync(its.to);
     its.next = 0;
     co_await all(several(compare_blocks, its));
