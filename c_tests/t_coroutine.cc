@@ -243,6 +243,16 @@ void an_operation_may_be_awaited_again(void **)
     assert_int_equal(latch_count(&ended), 4);
     assert_int_equal(n[0], 5);
     assert_int_equal(second.value(), 0);
+    /* A refused option is told once. */
+    auto other = ctx.read(fd, bytes, 0, second);
+    await_kept(ended, other.priority(-1), n[0]);
+    assert_int_equal(latch_count(&ended), 5);
+    assert_int_equal(second.value(), EINVAL);
+    await_kept(ended, other, n[0]);
+    ctx.drain();
+    assert_int_equal(latch_count(&ended), 6);
+    assert_int_equal(n[0], 5);
+    assert_int_equal(second.value(), 0);
 }
 
 task cancelled(latch &, ioe::context &ctx, int fd, uint64_t &id, std::error_code &ec)

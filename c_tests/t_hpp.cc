@@ -45,6 +45,28 @@ static_assert(std::is_constructible_v<ioe::mutable_bytes, std::nullptr_t, int>);
 static_assert(!std::is_constructible_v<ioe::mutable_bytes, std::vector<char> *, size_t>);
 static_assert(!std::is_constructible_v<ioe::const_bytes, const std::string *, size_t>);
 static_assert(!std::is_constructible_v<ioe::mutable_bytes, iovec *, size_t>);
+static_assert(!std::is_constructible_v<ioe::const_bytes, const char **, size_t>);
+/* Memory that only its owner knows, and a page that is not copied. */
+struct unknown;
+struct page {
+    page() = default;
+    page(const page &) = delete;
+    char bytes[4096];
+};
+static_assert(std::is_constructible_v<ioe::mutable_bytes, unknown *, size_t>);
+static_assert(std::is_constructible_v<ioe::const_bytes, const unknown *, size_t>);
+static_assert(!std::is_constructible_v<ioe::mutable_bytes, const unknown *, size_t>, "it is const");
+static_assert(std::is_constructible_v<ioe::mutable_bytes, page *, size_t>);
+static_assert(std::is_constructible_v<ioe::const_bytes, const page *, size_t>);
+static_assert(std::is_constructible_v<ioe::mutable_bytes, page (*)[2], size_t>);
+/* Whether one that has no const data() is a view cannot be told. */
+struct mutable_only {
+    char *begin;
+    char *data() { return begin; }
+    size_t size() const { return 1; }
+};
+static_assert(!are_bytes<mutable_only> && !are_bytes<const mutable_only>);
+static_assert(are_bytes<mutable_only &, ioe::mutable_bytes>);
 /* A reference is to an event that has an owner, or is that of a callback. */
 static_assert(!std::is_constructible_v<ioe::event_ref, ioe::event>);
 static_assert(!std::is_constructible_v<ioe::event_ref, ioe_event *>);
@@ -118,6 +140,14 @@ void every_action_and_option(void **state)
     assert_int_equal(event.result(), 0);
     event.prep_write(fd, std::string_view("four"), 0);
     assert_int_equal(ctx.submit_wait(event), 4);
+    page two[2];
+    event.prep_read(fd, {&two[1], sizeof two[1]}, 0);
+    assert_int_equal(ctx.submit_wait(event), sizeof two[1]);
+    assert_memory_equal(two[1].bytes, "four", 4);
+    auto *hidden = reinterpret_cast<unknown *>(&two[0]);
+    event.prep_read(fd, {hidden, sizeof two[0]}, 0);
+    assert_int_equal(ctx.submit_wait(event), sizeof two[0]);
+    assert_memory_equal(two[0].bytes, "four", 4);
     int numbers[100] = {};
     event.prep_read(fd, numbers, 0);
     assert_int_equal(ctx.submit_wait(event), sizeof numbers);
@@ -189,6 +219,12 @@ struct particular {
     static void operator delete(void *) = delete;
 };
 
+template <size_t size>
+struct rvalue_only {
+    char bytes[size] = {};
+    void operator()(ioe::event_ref &&) { ++called; }
+};
+
 void what_std_invoke_takes_is_a_callback(void **)
 {
     ioe::context ctx(polled_config());
@@ -207,6 +243,13 @@ void what_std_invoke_takes_is_a_callback(void **)
     event.on_complete([]() -> void (*)(ioe::event_ref) { return plain_function; }());
     run();
     assert_int_equal(called, 2);
+    event.on_complete(rvalue_only<1>());
+    run();
+    event.on_complete(rvalue_only<1000>());
+    run();
+    event.on_complete(std::function<void(ioe::event_ref)>(plain_function));
+    run();
+    assert_int_equal(called, 5);
     /* What is null calls nothing, and leaves the one before. */
     void (*null)(ioe::event_ref) = nullptr;
     bool (ioe::event_base::*null_member)() const noexcept = nullptr;
@@ -216,8 +259,11 @@ void what_std_invoke_takes_is_a_callback(void **)
     std::error_code ec;
     ioe::event none(null, ec);
     assert_true(ec == std::errc::invalid_argument && !none);
+    std::function<void(ioe::event_ref)> empty;
+    assert_int_equal(thrown([&] { event.on_complete(empty); }), EINVAL);
+    assert_int_equal(thrown([&] { ioe::event nothing(std::move(empty)); }), EINVAL);
     run();
-    assert_int_equal(called, 3);
+    assert_int_equal(called, 6);
 }
 
 /* Its copies throw when told. */
@@ -339,9 +385,16 @@ void a_callable_that_goes_may_do_anything_with_its_event(void **)
     event.on_complete([](ioe::event_ref) { ++called; });
     ctx.drain();
     assert_int_equal(called, 11);
+    /* It goes with the event, and submits that once more: there is none any more. */
+    std::error_code ec;
+    {
+        ioe::event last;
+        last.prep_fsync(fd);
+        last.on_complete(at_end([&ctx, &ec, its = ioe::event_ref(last)] { ctx.submit(its, ec); }));
+    }
+    assert_int_equal(ec.value(), EINVAL);
     /* Without one it is refused. */
     event.prep_fsync(fd);
-    std::error_code ec;
     event.on_complete(nullptr, ec);
     assert_int_equal(ec.value(), 0);
     assert_int_equal(thrown([&] { ctx.submit(event); }), EINVAL);

@@ -132,11 +132,22 @@ template <class T>
 inline constexpr bool is_data = std::is_trivially_copyable_v<T> && !std::is_pointer_v<T> &&
                                 !std::is_same_v<std::remove_cv_t<T>, iovec>;
 
+/* What `{pointer, length}` cannot mean: pointers, iovecs, and a class that has its memory elsewhere. That
+ * std::data knows it is asked first: whether it can be copied may be asked of a complete type only. */
+template <class T, class = void>
+inline constexpr bool is_no_memory = std::is_pointer_v<T> || std::is_same_v<std::remove_cv_t<T>, iovec>;
+template <class T>
+inline constexpr bool is_no_memory<T, std::void_t<decltype(std::data(std::declval<T &>()))>> =
+    std::is_class_v<T> && !std::is_trivially_copyable_v<T>;
+
 /* Points to memory, and does not have it: so a const one does not make that const. */
-template <class Range, class Plain = std::remove_const_t<Range>>
-inline constexpr bool is_view = std::is_trivially_copyable_v<Plain> &&
-                                std::is_same_v<decltype(std::data(std::declval<Plain &>())),
-                                               decltype(std::data(std::declval<const Plain &>()))>;
+template <class Range, class = void>
+inline constexpr bool is_view = false;
+template <class Range>
+inline constexpr bool is_view<Range, std::void_t<decltype(std::data(std::declval<const Range &>()))>> =
+    std::is_trivially_copyable_v<std::remove_const_t<Range>> &&
+    std::is_same_v<decltype(std::data(std::declval<std::remove_const_t<Range> &>())),
+                   decltype(std::data(std::declval<const Range &>()))>;
 
 } // namespace detail
 
@@ -151,8 +162,9 @@ class basic_bytes {
 
   public:
     constexpr basic_bytes(Void *data, std::size_t size) noexcept : data_(data), size_(size) {}
-    /** `{&vector, length}` would be the vector itself. A pointer to void is taken as it is. */
-    template <class T, class = std::enable_if_t<!std::is_void_v<T> && !detail::is_data<T>>>
+    /** `{&vector, length}` would be the vector itself. A pointer to void, or to what is memory for all that
+     * can be told, is taken as it is. */
+    template <class T, class = std::enable_if_t<detail::is_no_memory<T>>>
     basic_bytes(T *, std::size_t) = delete;
 
     template <class Other, class = std::enable_if_t<std::is_convertible_v<Other *, Void *>>>
@@ -357,6 +369,15 @@ class event_ref : public event_base {
 
 namespace detail {
 
+/* Empty where it is nullptr, as a pointer to a function and a std::function may be. */
+template <class T, class = void>
+inline constexpr bool may_be_empty = false;
+template <class T>
+inline constexpr bool may_be_empty<
+    T, std::enable_if_t<std::is_constructible_v<T, std::nullptr_t>,
+                        std::void_t<decltype(static_cast<bool>(std::declval<const T &>() == nullptr))>>> =
+    !std::is_null_pointer_v<T>;
+
 /* Any callable, or none. A small one is kept in here, a larger one in memory of its own. */
 class callable {
     static constexpr std::size_t room = 64;
@@ -370,8 +391,9 @@ class callable {
     callable &operator=(callable &&) = delete;
     ~callable()
     {
-        if (its_ != nullptr)
-            its_->destroy(storage_);
+        /* It may submit its event: that has none by then. */
+        if (const actions *its = std::exchange(its_, nullptr))
+            its->destroy(storage_);
     }
 
     explicit operator bool() const noexcept { return its_ != nullptr; }
@@ -382,9 +404,9 @@ class callable {
     int set(Function &&function)
     {
         using T = std::decay_t<Function>;
-        if constexpr (std::is_pointer_v<T> || std::is_member_pointer_v<T>) {
-            const T pointer = function;
-            if (pointer == nullptr)
+        if constexpr (may_be_empty<T>) {
+            const T &its = function;
+            if (its == nullptr)
                 return -EINVAL;
         }
         if constexpr (std::is_null_pointer_v<T>)
@@ -412,7 +434,7 @@ class callable {
         explicit large(T *its) noexcept : apart(its) {}
         large(large &&other) noexcept : apart(std::exchange(other.apart, nullptr)) {}
         ~large() { ::delete apart; }
-        void operator()(event_ref done) { static_cast<void>(std::invoke(*apart, done)); }
+        void operator()(event_ref done) { static_cast<void>(std::invoke(*apart, std::move(done))); }
     };
 
     struct actions {
@@ -423,7 +445,7 @@ class callable {
     template <class T>
     static void call(void *function, event_ref done)
     {
-        static_cast<void>(std::invoke(*std::launder(static_cast<T *>(function)), done));
+        static_cast<void>(std::invoke(*std::launder(static_cast<T *>(function)), std::move(done)));
     }
     template <class T>
     static void move(void *from, void *to) noexcept
@@ -722,7 +744,8 @@ class event : public event_base {
     /** Sets the callable, or with `nullptr` none, and destroys the one before, when no callback runs it any
      * more: so a callable may replace itself, and its destructor may end its event. Where it throws what the
      * construction of the callable throws, or fails, with `EBUSY` while the event is in flight, with
-     * `EINVAL` for a null pointer to a function, with `ENOMEM`, the event keeps the one it has. */
+     * `EINVAL` for a null pointer to a function or an empty std::function, with `ENOMEM`, the event keeps the
+     * one it has. */
     template <class Function, class = if_callable<Function>>
     void on_complete(Function &&function)
     {
@@ -866,15 +889,20 @@ class operation_base {
      * in the frame. */
     [[gnu::noinline]] bool start(std::coroutine_handle<> coroutine, int &refused) noexcept
     {
-        int err = err_ != 0 ? err_ : ioe_event_set_callback(event_, completed, this);
+        if (err_ != 0 || in_flight_.exchange(true, std::memory_order_acquire)) {
+            refused = err_ != 0 ? err_ : -EBUSY;
+            return false;
+        }
+        int err = std::exchange(option_err_, 0);
+        if (err == 0)
+            err = ioe_event_set_callback(event_, completed, this);
         if (err == 0) {
             coroutine_ = coroutine;
-            in_flight_.store(true, std::memory_order_relaxed);
             err = ioe_submit(engine_->ctx, event_);
             if (err == 0)
                 return true;
-            in_flight_.store(false, std::memory_order_relaxed);
         }
+        in_flight_.store(false, std::memory_order_release);
         refused = err;
         return false;
     }
@@ -904,8 +932,8 @@ class operation_base {
 
     void option(int err) noexcept
     {
-        if (err_ == 0)
-            err_ = err;
+        if (option_err_ == 0)
+            option_err_ = err;
     }
 
     ioe_event *event() const noexcept { return event_; }
@@ -914,14 +942,15 @@ class operation_base {
     static void completed(ioe_event *, void *arg) noexcept
     {
         auto *self = static_cast<operation_base *>(arg);
-        self->in_flight_.store(false, std::memory_order_relaxed);
-        guarded([&] { self->coroutine_.resume(); });
+        const std::coroutine_handle<> coroutine = self->coroutine_;
+        self->in_flight_.store(false, std::memory_order_release);
+        guarded([&] { coroutine.resume(); });
     }
 
     engine::owner engine_;
     ioe_event *event_;
-    /* What the calls before the submission refused. */
-    int err_;
+    /* What the prep refused, and what the options did, until that has been told. */
+    int err_, option_err_ = 0;
     const char *call_;
     error_out errors_;
     std::coroutine_handle<> coroutine_;
@@ -938,7 +967,7 @@ template <class Result>
 class [[nodiscard]] operation : public detail::operation_base {
   public:
     /** `ioe_event_set_flags`, `_priority` and `_timeout`: `co_await ctx.read(fd, to, 0).flags(IOE_NOWAIT)`.
-     * What they refuse is the operation's error. */
+     * What they refuse is the error of the next await, which submits nothing then. */
     operation &flags(std::uint32_t bits) & noexcept
     {
         option(ioe_event_set_flags(event(), bits));
@@ -1033,7 +1062,8 @@ class context {
 
     /** Of an array, std::vector or the like, of `event` or `event_ref`, or `{a, b}`. Gives how many were
      * accepted; it is an error only where there are events and none was. More than 256 are handed over 256
-     * at a time. */
+     * at a time. An event may be in it once: one that comes again and is in flight is refused (`EBUSY`), and
+     * those behind it; behind the first 256 this is undefined, as it may be gone by then. */
     template <class Events = std::initializer_list<event_ref>>
     std::size_t submit_batch(const Events &events)
     {
