@@ -1,7 +1,7 @@
 #!/bin/sh
 # Promise: the shared library exports the functions that the header declares, all of them and
 # nothing else; io_engine.hpp wraps each that needs it. TAP on stdout. The library is the first
-# argument, or the one of the release build.
+# argument, or the one of `make lib`.
 cd "$(dirname "$0")/.." || exit 1
 library=${1:-target/lib/libio_engine.so}
 
@@ -34,9 +34,12 @@ for side in declared exported; do
 done >"$work/empty"
 comm -23 "$work/declared" "$work/exported" >"$work/missing"
 comm -13 "$work/declared" "$work/exported" >"$work/extra"
-# What needs neither an owner nor an error code is called as it is.
-{ grep -o 'ioe_[a-z0-9_]*' include/io_engine.hpp; printf 'ioe_%s\n' version driver_name probe; } |
-    sort -u >"$work/wrapped"
+# What needs neither an owner nor an error code is called as it is. Comments do not count here either.
+{
+    "${CXX:-c++}" -E -std=c++17 -Iinclude -x c++ include/io_engine.hpp |
+        awk '/^# [0-9]+ "/ { mine = /io_engine\.hpp"/ } mine' | grep -o 'ioe_[a-z0-9_]*'
+    printf 'ioe_%s\n' version driver_name probe
+} | sort -u >"$work/wrapped"
 comm -23 "$work/declared" "$work/wrapped" >"$work/unwrapped"
 report 1 "there are declarations and exports" "$work/empty"
 report 2 "every declared function is exported" "$work/missing"

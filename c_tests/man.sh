@@ -3,7 +3,7 @@
 # sections, the header's declarations and errors, examples that compile, and no name that does not
 # exist; and man(1) has nothing to complain of. What is looked at is what a reader sees: the pages as
 # man prints them. TAP on stdout. Arguments: the pages' directory, the header, the library; without
-# them, those of the release build.
+# them, those of `make man` and `make lib`.
 cd "$(dirname "$0")/.." || exit 1
 pages=${1:-target/man}
 header=${2:-include/io_engine.h}

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Promise: what `make install` brings into an empty prefix is all that a program needs, through pkg-config,
 # CMake, static linking and C++; nothing of it refers to the source tree; and `make uninstall` leaves nothing.
-# TAP on stdout; without an argument in the directory of the Makefile. CXX2 is a second C++ compiler.
+# TAP on stdout. CXX2 is a second C++ compiler.
 set -u
 LC_ALL=C
 export LC_ALL
@@ -153,9 +153,9 @@ unset LD_LIBRARY_PATH
 check "CMake finds it" configure by_cmake "$major"
 check "CMake builds with both targets" built_by_cmake by_cmake
 check "CMake: the shared library" works "$work/by_cmake/user_shared"
-check "CMake: it is in use" sh -c "ldd '$work/by_cmake/user_shared' | grep '$libdir/libio_engine.so.$major '"
+check "CMake: the shared library is in use" sh -c "ldd '$work/by_cmake/user_shared' | grep '$libdir/libio_engine.so.$major '"
 check "CMake: the archive" works "$work/by_cmake/user_static"
-check "CMake: it is in use" refused sh -c "ldd '$work/by_cmake/user_static' | grep io_engine"
+check "CMake: with the archive it is not" refused sh -c "ldd '$work/by_cmake/user_static' | grep io_engine"
 check "CMake finds it where no version is asked for" configure any ""
 check "CMake finds this version exactly" configure exact "$version;EXACT"
 check "CMake refuses the next major version" refused configure next $((major + 1))
@@ -188,12 +188,12 @@ touch "$prefix/mine" "$libdir/libio_engine.so.$((major + 1))"
 check "make uninstall" make_in uninstall PREFIX="$prefix" LIBDIR="$libdir"
 check "what others brought is still there" rm "$prefix/mine" "$libdir/libio_engine.so.$((major + 1))"
 check "no file is left" empty "$prefix" -not -type d
-check "make install and uninstall" sh -c "rm -rf '$prefix'"
-make_in install PREFIX="$prefix" LIBDIR="$libdir" >/dev/null 2>&1
-make_in uninstall PREFIX="$prefix" LIBDIR="$libdir" >/dev/null 2>&1
+rm -rf "$prefix"
+check "make install where no prefix is" make_in install PREFIX="$prefix" LIBDIR="$libdir"
+check "make uninstall where nothing else is" make_in uninstall PREFIX="$prefix" LIBDIR="$libdir"
 check "not even a directory is left in the prefix" empty "$prefix" -mindepth 1
 check "make uninstall where nothing is" make_in uninstall PREFIX="$work/nowhere/at/all"
-make_in install PREFIX="$prefix" LIBDIR="$libdir" >/dev/null 2>&1
+check "make install again" make_in install PREFIX="$prefix" LIBDIR="$libdir"
 ln -sf "libio_engine.so.$((major + 1))" "$libdir/libio_engine.so"
 check "make uninstall under the next major version" make_in uninstall PREFIX="$prefix" LIBDIR="$libdir"
 check "it leaves what is that one's" ls "$prefix/include/io_engine.h" "$libdir/pkgconfig/io_engine.pc" \
