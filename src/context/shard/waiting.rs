@@ -175,15 +175,12 @@ impl<C: IOCallback> Shard<C> {
             self.tell_reactor();
         }
         let admission = starts(self.ledger(), event);
-        let Seat::Owner(seat) = &self.seat else {
-            event.release();
-            self.ledger().finish(admission);
-            return result;
-        };
         self.ledger().finish(admission);
-        if self.ledger().in_flight() > 0 {
-            // Where the reactor is busy, it comes by itself to what this would do.
-            let _ = seat.with(|reactor| reactor.poll(&self.core, 0, None));
+        if let Seat::Owner(seat) = &self.seat {
+            if self.ledger().in_flight() > 0 {
+                // Where the reactor is busy, it comes by itself to what this would do.
+                let _ = seat.with(|reactor| reactor.poll(&self.core, 0, None));
+            }
         }
         // Callbacks that ran in there found it in flight: who waits for it has not heard yet.
         event.release();
