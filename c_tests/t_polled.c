@@ -632,6 +632,8 @@ typedef struct waiting {
     ioe_event *event;
     bool inside;
     latch done;
+    ioe_context *ctx;
+    ioe_event *barrier;
 } waiting;
 
 static void touch_what_is_waited_for(ioe_event *event, void *arg)
@@ -654,7 +656,7 @@ static void what_is_waited_for_is_in_flight(void **state)
     ioe_context *ctx = new_context(polled, 8, 8);
     char byte = 1;
     for (int round = 0; round < ROUNDS; round++) {
-        waiting w = {new_event(), true, LATCH_INIT};
+        waiting w = {.event = new_event(), .inside = true, .done = LATCH_INIT};
         ioe_event *others[OTHERS];
         for (int i = 0; i < OTHERS; i++) {
             others[i] = new_event();
@@ -676,6 +678,45 @@ static void what_is_waited_for_is_in_flight(void **state)
         ASSERT_CALL(ioe_event_free(w.event), 0);
     }
     ASSERT_CALL(ioe_context_free(ctx), 0);
+    close(fd);
+}
+
+/* As long as it waits, nobody has been told that it failed. */
+static void sync_behind_it(ioe_event *event, void *arg)
+{
+    waiting *w = arg;
+    assert_true(w->inside);
+    ASSERT_CALL(ioe_submit(w->ctx, w->barrier), 0);
+    hit_latch(event, &w->done);
+}
+
+/* A barrier that such a callback submits is behind the write that is waited for, and hears of its error. */
+static void barrier_inside_hears_of_what_is_waited_for(void **state)
+{
+    (void)state;
+    int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    char byte = 1, read;
+    waiting w = {.event = new_event(), .inside = true, .done = LATCH_INIT,
+                 .ctx = new_context(polled, 8, 8), .barrier = new_event()};
+    ioe_event *other = new_event();
+    /* In memory, it is done at once. */
+    ASSERT_CALL(ioe_prep_read(other, fd, &read, 1, 0), 0);
+    ASSERT_CALL(ioe_event_set_callback(other, sync_behind_it, &w), 0);
+    ASSERT_CALL(ioe_submit(w.ctx, other), 0);
+    ASSERT_CALL(ioe_prep_fdatasync(w.barrier, fd), 0);
+    ASSERT_CALL(ioe_event_set_flags(w.barrier, IOE_BARRIER), 0);
+    ASSERT_CALL(ioe_event_set_callback(w.barrier, hit_latch, &w.done), 0);
+    /* With a priority it is the reactor's to do. */
+    ASSERT_CALL(ioe_prep_write(w.event, fd, &byte, 1, 0), 0);
+    ASSERT_CALL(ioe_event_set_priority(w.event, 2 << 13), 0);
+    ASSERT_CALL(ioe_submit_wait(w.ctx, w.event), -EBADF);
+    w.inside = false;
+    await(w.ctx, polled, &w.done, 2);
+    assert_int_equal(ioe_event_result(w.barrier), -EBADF);
+    ASSERT_CALL(ioe_event_free(other), 0);
+    ASSERT_CALL(ioe_event_free(w.event), 0);
+    ASSERT_CALL(ioe_event_free(w.barrier), 0);
+    ASSERT_CALL(ioe_context_free(w.ctx), 0);
     close(fd);
 }
 
@@ -708,6 +749,7 @@ int main(void)
         cmocka_unit_test(what_is_waited_for_is_in_flight),
         {"what_is_waited_for_is_in_flight, a barrier", what_is_waited_for_is_in_flight, NULL, NULL,
          &direct},
+        cmocka_unit_test(barrier_inside_hears_of_what_is_waited_for),
         for_each_threaded_delivery(threaded_contexts_are_not_polled),
     };
     return RUN_TESTS(tests);
