@@ -809,50 +809,77 @@ class buffer {
     std::size_t size_;
 };
 
-/** Callback threads that contexts share, by `config.shared = workers.get()`. Must outlive them: its
- * destructor ends the process where one still uses them. */
-class workers {
+namespace detail {
+
+/* What frees a handle, and what is said where its owner goes and it cannot be freed. */
+struct free_workers {
+    using handle = ioe_workers;
+    static constexpr const char *call = "ioe_workers_free";
+    static constexpr const char *refused = "workers were destroyed that cannot be freed";
+    static int free(handle *its) noexcept { return ioe_workers_free(its); }
+};
+struct free_merger {
+    using handle = ioe_merger;
+    static constexpr const char *call = "ioe_merger_free";
+    static constexpr const char *refused = "a merger was destroyed that cannot be freed";
+    static int free(handle *its) noexcept { return ioe_merger_free(its); }
+};
+
+/* The owner of a handle that may not be freed at any time. */
+template <class Free>
+class owned {
   public:
-    explicit workers(std::uint32_t threads)
+    owned(owned &&other) noexcept : its_(std::exchange(other.its_, nullptr)) {}
+    owned &operator=(owned &&other) noexcept
     {
-        detail::check(ioe_workers_new(threads, &workers_), "ioe_workers_new");
-    }
-    workers(std::uint32_t threads, std::error_code &ec) noexcept
-    {
-        detail::check(ioe_workers_new(threads, &workers_), ec);
-    }
-    workers(workers &&other) noexcept : workers_(std::exchange(other.workers_, nullptr)) {}
-    workers &operator=(workers &&other) noexcept
-    {
-        workers moved(std::move(other));
-        std::swap(workers_, moved.workers_);
+        owned moved(std::move(other));
+        std::swap(its_, moved.its_);
         return *this;
     }
-    ~workers()
+
+    /** Frees it now: `ioe_workers_free`, or `ioe_merger_free`, which hands over what was gathered. */
+    void close() { check(free(), Free::call); }
+    void close(std::error_code &ec) noexcept { check(free(), ec); }
+
+    typename Free::handle *get() const noexcept { return its_; }
+    explicit operator bool() const noexcept { return its_ != nullptr; }
+
+  protected:
+    owned() = default;
+    ~owned()
     {
-        const int err = workers_ != nullptr ? free() : 0;
-        /* In a forked child there is nothing to free. */
+        const int err = its_ != nullptr ? free() : 0;
+        /* In a forked child there is nothing of it. */
         if (err != 0 && err != -EOWNERDEAD)
-            detail::die("workers were destroyed that cannot be freed", err);
+            die(Free::refused, err);
     }
 
-    /** Frees them now: `ioe_workers_free`. */
-    void close() { detail::check(free(), "ioe_workers_free"); }
-    void close(std::error_code &ec) noexcept { detail::check(free(), ec); }
-
-    ioe_workers *get() const noexcept { return workers_; }
-    explicit operator bool() const noexcept { return workers_ != nullptr; }
+    typename Free::handle *its_ = nullptr;
 
   private:
     int free() noexcept
     {
-        const int err = ioe_workers_free(workers_);
+        const int err = Free::free(its_);
         if (err == 0)
-            workers_ = nullptr;
+            its_ = nullptr;
         return err;
     }
+};
 
-    ioe_workers *workers_ = nullptr;
+} // namespace detail
+
+/** Callback threads that contexts share, by `config.shared = workers.get()`. Must outlive them: its
+ * destructor ends the process where one still uses them. */
+class workers : public detail::owned<detail::free_workers> {
+  public:
+    explicit workers(std::uint32_t threads)
+    {
+        detail::check(ioe_workers_new(threads, &its_), "ioe_workers_new");
+    }
+    workers(std::uint32_t threads, std::error_code &ec) noexcept
+    {
+        detail::check(ioe_workers_new(threads, &its_), ec);
+    }
 };
 
 #if defined(IOE_COROUTINES)
@@ -1249,62 +1276,29 @@ class context {
 /** Gathers neighbouring events of one file: `ioe_merger_new` says how. Its destructor hands over what was
  * gathered, before that of the context, and ends the process where that is refused: off the thread that
  * owns a polled context. */
-class merger {
+class merger : public detail::owned<detail::free_merger> {
   public:
     merger(context &ctx, int fd, int action, std::size_t limit)
     {
-        detail::check(ioe_merger_new(ctx.get(), fd, action, limit, &merger_), "ioe_merger_new");
+        detail::check(ioe_merger_new(ctx.get(), fd, action, limit, &its_), "ioe_merger_new");
     }
     merger(context &ctx, int fd, int action, std::size_t limit, std::error_code &ec) noexcept
     {
-        detail::check(ioe_merger_new(ctx.get(), fd, action, limit, &merger_), ec);
-    }
-    merger(merger &&other) noexcept : merger_(std::exchange(other.merger_, nullptr)) {}
-    merger &operator=(merger &&other) noexcept
-    {
-        merger moved(std::move(other));
-        std::swap(merger_, moved.merger_);
-        return *this;
-    }
-    ~merger()
-    {
-        const int err = merger_ != nullptr ? free() : 0;
-        /* In a forked child there is nothing to hand over. */
-        if (err != 0 && err != -EOWNERDEAD)
-            detail::die("a merger was destroyed that cannot be freed", err);
+        detail::check(ioe_merger_new(ctx.get(), fd, action, limit, &its_), ec);
     }
 
     void add(event_ref event)
     {
-        detail::check(detail::hand_over(event.get(), [&] { return ioe_merger_add(merger_, event.get()); }),
+        detail::check(detail::hand_over(event.get(), [&] { return ioe_merger_add(its_, event.get()); }),
                       "ioe_merger_add");
     }
     void add(event_ref event, std::error_code &ec) noexcept
     {
-        detail::check(detail::hand_over(event.get(), [&] { return ioe_merger_add(merger_, event.get()); }),
-                      ec);
+        detail::check(detail::hand_over(event.get(), [&] { return ioe_merger_add(its_, event.get()); }), ec);
     }
 
-    void flush() { detail::check(ioe_merger_flush(merger_), "ioe_merger_flush"); }
-    void flush(std::error_code &ec) noexcept { detail::check(ioe_merger_flush(merger_), ec); }
-
-    /** Hands over what was gathered, and frees it now: `ioe_merger_free`. */
-    void close() { detail::check(free(), "ioe_merger_free"); }
-    void close(std::error_code &ec) noexcept { detail::check(free(), ec); }
-
-    ioe_merger *get() const noexcept { return merger_; }
-    explicit operator bool() const noexcept { return merger_ != nullptr; }
-
-  private:
-    int free() noexcept
-    {
-        const int err = ioe_merger_free(merger_);
-        if (err == 0)
-            merger_ = nullptr;
-        return err;
-    }
-
-    ioe_merger *merger_ = nullptr;
+    void flush() { detail::check(ioe_merger_flush(its_), "ioe_merger_flush"); }
+    void flush(std::error_code &ec) noexcept { detail::check(ioe_merger_flush(its_), ec); }
 };
 
 } // namespace IOE_CPP_NAMESPACE
