@@ -381,8 +381,8 @@ typedef struct ioe_config {
     uint32_t depth;
     /**
      * Accepted events whose callback has not started, of each reactor: 1 to 1048576. Beyond it
-     * `ioe_submit` waits. Events submitted inside callbacks are never refused, and take no room from those
-     * outside. Default 1024.
+     * `ioe_submit` waits. Events submitted inside callbacks are never refused, and take no room
+     * from those outside. Default 1024.
      */
     uint32_t queue_size;
     /**
@@ -408,9 +408,9 @@ typedef struct ioe_config {
     struct ioe_workers *shared;
     /**
      * Milliseconds. An operation that the kernel has for longer is reported, once, to the log
-     * callback (`ioe_set_log`, `IOE_LOG_WARN`): action, descriptor, file name, offset, length, age. With
-     * `IOE_POLLED` that is inside `ioe_poll`, and for what `ioe_submit_wait` does on the calling
-     * thread, when that returns. 0: never. Default 0.
+     * callback (`ioe_set_log`, `IOE_LOG_WARN`): action, descriptor, file name, offset, length,
+     * age. With `IOE_POLLED` that is inside `ioe_poll`, and for what `ioe_submit_wait` does on the
+     * calling thread, when that returns. 0: never. Default 0.
      */
     uint32_t stall_ms;
     /**
@@ -649,8 +649,8 @@ int ioe_config_init(struct ioe_config *cfg, size_t size);
  * call only. `*out` is set on success. Freed with `ioe_context_free`. Any thread.
  *
  * A driver that is named, in `cfg` or by `IOE_DRIVER`, is used or the call fails, with the errno
- * that `ioe_probe` has for it; with `IOE_DRIVER_AUTO` the first that works is used. What exactly was refused, and what to do about
- * it, goes to the log callback (`ioe_set_log`).
+ * that `ioe_probe` has for it; with `IOE_DRIVER_AUTO` the first that works is used. What exactly
+ * was refused, and what to do about it, goes to the log callback (`ioe_set_log`).
  *
  * Returns 0, or:
  * - `-EINVAL`: `out` is NULL; `size` is below 8 or no multiple of 8; a field is out of its range;
@@ -679,8 +679,7 @@ int ioe_config_init(struct ioe_config *cfg, size_t size);
  * Requires:
  * `cfg` is NULL or has as many readable bytes as its `size` says; `out` is NULL or writable.
  */
-int ioe_context_new(const struct ioe_config *cfg,
-                    struct ioe_context **out);
+int ioe_context_new(const struct ioe_config *cfg, struct ioe_context **out);
 
 /**
  * Tells what runs: the driver, and what of the config is in force. Any thread.

@@ -67,8 +67,8 @@ pub struct ioe_config {
     /// 128.
     pub depth: u32,
     /// Accepted events whose callback has not started, of each reactor: 1 to 1048576. Beyond it
-    /// `ioe_submit` waits. Events submitted inside callbacks are never refused, and take no room from those
-    /// outside. Default 1024.
+    /// `ioe_submit` waits. Events submitted inside callbacks are never refused, and take no room
+    /// from those outside. Default 1024.
     pub queue_size: u32,
     /// Callback threads: 0 to 256. With 0, callbacks run on the driver thread. Ignored with
     /// `IOE_POLLED` and with `shared`. Default 1.
@@ -84,9 +84,9 @@ pub struct ioe_config {
     /// the context. Not with `IOE_POLLED`. Default NULL.
     pub shared: *mut ioe_workers,
     /// Milliseconds. An operation that the kernel has for longer is reported, once, to the log
-    /// callback (`ioe_set_log`, `IOE_LOG_WARN`): action, descriptor, file name, offset, length, age. With
-    /// `IOE_POLLED` that is inside `ioe_poll`, and for what `ioe_submit_wait` does on the calling
-    /// thread, when that returns. 0: never. Default 0.
+    /// callback (`ioe_set_log`, `IOE_LOG_WARN`): action, descriptor, file name, offset, length,
+    /// age. With `IOE_POLLED` that is inside `ioe_poll`, and for what `ioe_submit_wait` does on the
+    /// calling thread, when that returns. 0: never. Default 0.
     pub stall_ms: u32,
     /// Reactors: 1 to 64, with `IOE_POLLED` 1; 0 counts as 1. Each has its own ring or what the
     /// driver has instead, its own driver thread, `depth` and `queue_size`; callback threads serve
@@ -258,8 +258,8 @@ pub unsafe extern "C" fn ioe_config_init(cfg: *mut ioe_config, size: usize) -> c
 /// call only. `*out` is set on success. Freed with `ioe_context_free`. Any thread.
 ///
 /// A driver that is named, in `cfg` or by `IOE_DRIVER`, is used or the call fails, with the errno
-/// that `ioe_probe` has for it; with `IOE_DRIVER_AUTO` the first that works is used. What exactly was refused, and what to do about
-/// it, goes to the log callback (`ioe_set_log`).
+/// that `ioe_probe` has for it; with `IOE_DRIVER_AUTO` the first that works is used. What exactly
+/// was refused, and what to do about it, goes to the log callback (`ioe_set_log`).
 ///
 /// Returns 0, or:
 /// - `-EINVAL`: `out` is NULL; `size` is below 8 or no multiple of 8; a field is out of its range;
