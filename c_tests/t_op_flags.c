@@ -325,6 +325,8 @@ static void nowait_is_told(void **state)
         assert_int_equal(waits ? ioe_submit_wait(s->ctx, event) : run(s, event), sizeof bytes);
         assert_true(pattern_holds(bytes, sizeof bytes, 2, 0));
     }
+    /* It was asked for: no failure. */
+    assert_int_equal(get_stats(s->ctx).failed, 0);
     assert_int_equal(ioe_event_free(event), 0);
     leave_scene(s);
 }

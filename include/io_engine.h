@@ -501,7 +501,7 @@ typedef struct ioe_stats {
      */
     uint64_t completed;
     /**
-     * Events with an errno as their result.
+     * Events with an errno as their result, but for the `-EAGAIN` that `IOE_NOWAIT` asks for.
      */
     uint64_t failed;
     /**

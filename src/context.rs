@@ -98,7 +98,8 @@ pub struct Stats {
     pub accepted: u64,
     /// Events whose callback has started.
     pub completed: u64,
-    /// Of those completed or about to be, events whose result is an errno.
+    /// Of those completed or about to be, events whose result is an errno, but for the `EAGAIN` that
+    /// [`NOWAIT`](crate::tasks::flags::NOWAIT) asks for.
     pub failed: u64,
     /// Bytes moved from files to memory.
     pub bytes_read: u64,

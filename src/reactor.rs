@@ -773,7 +773,7 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
     fn finish(&mut self, core: &Core<C>, event: IOEvent<C>, result: i64) {
         let result = outcome(&event, result);
         event.complete(result);
-        self.counters.failed += u64::from(result < 0);
+        self.counters.failed += u64::from(event.fails_with(result));
         if result < 0 && event.is_write() {
             core.ledger.write_failed(event.fd(), event.number(), -result as i32);
         }

@@ -454,6 +454,13 @@ impl<C> IOEvent<C> {
         self.inner().setup.priority
     }
 
+    /// Whether this result is a failure. That a transfer would wait is what NOWAIT asks to be told.
+    pub(crate) fn fails_with(&self, result: i64) -> bool {
+        let told =
+            result == -i64::from(libc::EAGAIN) && self.inner().setup.flags & flags::NOWAIT != 0;
+        result < 0 && !told
+    }
+
     /// A sync that waits for earlier writes.
     pub(crate) fn is_barrier(&self) -> bool {
         self.inner().setup.flags & flags::BARRIER != 0

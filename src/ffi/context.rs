@@ -149,7 +149,7 @@ pub struct ioe_stats {
     pub accepted: u64,
     /// Events whose callback has started.
     pub completed: u64,
-    /// Events with an errno as their result.
+    /// Events with an errno as their result, but for the `-EAGAIN` that `IOE_NOWAIT` asks for.
     pub failed: u64,
     /// Bytes moved from files to memory.
     pub bytes_read: u64,

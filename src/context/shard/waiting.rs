@@ -163,7 +163,7 @@ impl<C: IOCallback> Shard<C> {
     /// Completes an event that the calling thread did.
     fn finish_here(&self, event: &mut IOEvent<C>, result: i64, mut counters: Counters) -> i64 {
         let result = outcome(event, result);
-        counters.failed += u64::from(result < 0);
+        counters.failed += u64::from(event.fails_with(result));
         self.callers.add(&counters);
         event.complete(result);
         let number = event.number();

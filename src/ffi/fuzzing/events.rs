@@ -207,10 +207,11 @@ impl State {
             assert!(right, "event {slot}: bytes of another place");
         }
         (event.result, event.transferred) = (result, transferred);
+        let told = event.flags & flags::NOWAIT != 0 && result == -i64::from(libc::EAGAIN);
         assert_ne!(id, event.id, "event {slot}: a new life has a new id");
         let (old, place, context) = (event.id, event.place, event.context);
         self.over(old);
-        self.contexts[context].returned(place, result < 0);
+        self.contexts[context].returned(place, result < 0 && !told);
     }
 
     fn over(&mut self, id: u64) {
