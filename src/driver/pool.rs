@@ -426,12 +426,11 @@ impl Shared {
             match spawned {
                 Ok(handle) => {
                     // Those that have ended are on their last steps: joined, and not forgotten.
-                    let handles = std::mem::take(&mut state.handles).into_iter();
-                    let (ended, living) = handles.partition(JoinHandle::is_finished);
-                    let ended: Vec<_> = ended;
-                    state.handles = living;
-                    state.handles.push(handle);
-                    ended.into_iter().for_each(|thread| drop(thread.join()));
+                    let handles = &mut state.handles;
+                    while let Some(place) = handles.iter().position(JoinHandle::is_finished) {
+                        drop(handles.swap_remove(place).join());
+                    }
+                    handles.push(handle);
                 }
                 Err(error) => {
                     state.running -= 1;
