@@ -3,8 +3,10 @@
  * none at all in many reads after a warm-up, on the caller's threads and on the driver's. TAP on
  * stdout; exits non-zero when a promise is broken. The same where events are merged: sequential
  * reads in batches, through a merger, and one by one. What lists an operation's segments grows with
- * the longest that its slot has held, so the warm-up there goes on until nothing grows. What callback
- * threads allocate is bounded by bench/figures.py.
+ * the longest that its slot has held, and the pool starts a thread when more operations wait than
+ * ever before. Both have an end, so there is a round in which nothing grows; but not where an
+ * operation allocates, if only one in a round. What callback threads allocate is bounded by
+ * bench/figures.py.
  *
  * Every allocation of the process, the library's included, comes through the functions below:
  * the program's own malloc is the one the dynamic linker finds first.
@@ -17,7 +19,7 @@
 #include <stdlib.h>
 
 enum { WARM_UP = 50000, READS = 200000, FILE_SIZE = 4 << 20, BLOCK = 4096, DEPTH = 128 };
-enum { MERGE_LIMIT = 128 << 10, MERGED_READS = 50000, MORE_WARM_UPS = 5 };
+enum { MERGE_LIMIT = 128 << 10, MERGED_READS = 50000, MOST_ROUNDS = 100 };
 
 extern void *__libc_malloc(size_t size);
 extern void *__libc_calloc(size_t n, size_t size);
@@ -99,13 +101,13 @@ static bool check_side(const struct side *side, const struct work *work)
     }
     uint64_t reads = work->sequential ? MERGED_READS : READS;
     int err = side->run(self, WARM_UP);
-    for (int more = work->sequential ? MORE_WARM_UPS : 0; err == 0; more--) {
+    for (int round = 0; err == 0 && round < MOST_ROUNDS; round++) {
         atomic_store(&allocated, 0);
         atomic_store(&freed, 0);
         atomic_store(&counting, true);
         err = side->run(self, reads);
         atomic_store(&counting, false);
-        if (more == 0 || atomic_load(&allocated) == 0)
+        if (atomic_load(&allocated) == 0)
             break;
     }
     const struct progress *progress = side->progress(self, 0);
