@@ -645,7 +645,7 @@ static inline int every_action_works(ioe_context *ctx, int fd)
     const struct iovec in_parts[2] = {{in, HALF}, {in + HALF, HALF}};
     CHILD_CHECK(event != NULL && out != NULL && in != NULL);
     CHILD_CHECK(ioe_event_set_callback(event, hit_latch, &done) == 0);
-    for (unsigned long step = 0; step < 8; step++) {
+    for (unsigned long step = 0; step < 11; step++) {
         const bool writes = step == 0 || step == 3;
         if (writes)
             pattern_fill(out, LEN, step, 0);
@@ -657,6 +657,9 @@ static inline int every_action_works(ioe_context *ctx, int fd)
                      : step == 4 ? ioe_prep_fdatasync(event, fd)
                      : step == 5 ? ioe_prep_readv(event, fd, in_parts, 2, 0)
                      : step == 6 ? ioe_prep_fallocate(event, fd, 0, 0, 2 * LEN)
+                     : step == 7 ? ioe_prep_advise(event, fd, 0, LEN, POSIX_FADV_SEQUENTIAL)
+                     : step == 8 ? ioe_prep_sync_range(event, fd, 0, LEN, SYNC_FILE_RANGE_WRITE)
+                     : step == 9 ? ioe_prep_truncate(event, fd, HALF + LEN)
                                  : ioe_prep_read(event, fd, in, LEN, HALF)) == 0);
         CHILD_CHECK(ioe_submit(ctx, event) == 0);
         CHILD_CHECK(ioe_drain(ctx, -1) == 0);

@@ -13,6 +13,9 @@
 
 #include "common.h"
 
+/* IORING_OP_FTRUNCATE, of Linux 6.9: the headers may be older. */
+enum { RING_FTRUNCATE = 55 };
+
 /* Defined by the program. True where it answers the call itself: *result is then what the kernel
  * would say, a negated errno for a failure. False: the kernel is asked, with the arguments as they
  * are now. */

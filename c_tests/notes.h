@@ -175,6 +175,50 @@ static inline void leave_scene(scene *s)
     free(s);
 }
 
+/* ---- the page cache ---- */
+
+/* Which of the file's pages are in memory. */
+static inline size_t count_cached(int fd, uint64_t offset, size_t len)
+{
+    unsigned char present[64];
+    size_t count = 0;
+    void *at = mmap(NULL, len, PROT_READ, MAP_SHARED, fd, (off_t)offset);
+    assert_true(at != MAP_FAILED && len <= sizeof present * BLOCK);
+    assert_int_equal(mincore(at, len, present), 0);
+    for (size_t i = 0; i < (len + BLOCK - 1) / BLOCK; i++)
+        count += present[i] & 1;
+    munmap(at, len);
+    return count;
+}
+
+/* Skips the test where pages stay. */
+static inline void drop_from_cache(int fd, size_t len)
+{
+    const int own = open_again(fd, O_RDWR);
+    assert_true(own >= 0);
+    for (int i = 0; i < 100 && count_cached(own, 0, len) > 0; i++) {
+        assert_int_equal(syscall(SYS_fsync, own), 0);
+        assert_int_equal(posix_fadvise(own, 0, 0, POSIX_FADV_DONTNEED), 0);
+    }
+    const size_t cached = count_cached(own, 0, len);
+    close(own);
+    if (cached > 0) {
+        printf("# pages cannot be dropped from the cache here\n");
+        skip();
+    }
+}
+
+static inline void fill_file(int fd, size_t len)
+{
+    uint8_t *bytes = malloc(len);
+    const int own = open_again(fd, O_RDWR);
+    assert_true(bytes != NULL && own >= 0);
+    pattern_fill(bytes, len, 2, 0);
+    assert_int_equal(pwrite(own, bytes, len, 0), len);
+    close(own);
+    free(bytes);
+}
+
 /* ---- slots that are all taken ---- */
 
 typedef struct slots {

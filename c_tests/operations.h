@@ -19,7 +19,7 @@
 #include "intercept.h"
 #include "stuck.h"
 
-enum { ACTIONS = IOE_FALLOCATE + 1, MOST_WATCHED = 16, MOST_OPERATIONS = 1 << 14, MOST_RINGS = 1024 };
+enum { ACTIONS = IOE_ADVISE + 1, MOST_WATCHED = 16, MOST_OPERATIONS = 1 << 14, MOST_RINGS = 1024 };
 
 #define ALL_OF_THEM UINT32_MAX
 
@@ -45,7 +45,7 @@ typedef struct operation {
     enum { BY_CALL, BY_AIO, BY_RING } by;
     const void *memory;
     int segments; /* 0: the memory is plain */
-    int mode;
+    int mode; /* of fallocate(2), or the flags or the advice of a range */
     int ring;
     uint64_t user_data;
     aio_context_t context;
@@ -90,8 +90,20 @@ static inline operation operation_of_call(long number, const long a[6])
         break;
     case SYS_fallocate:
         op.action = IOE_FALLOCATE;
+        op.mode = (int)a[1];
         op.offset = (uint64_t)a[2];
         op.len = (size_t)a[3];
+        break;
+    case SYS_sync_file_range:
+    case SYS_fadvise64:
+        op.action = number == SYS_fadvise64 ? IOE_ADVISE : IOE_SYNC_RANGE;
+        op.offset = (uint64_t)a[1];
+        op.len = (size_t)a[2];
+        op.mode = (int)a[3];
+        break;
+    case SYS_ftruncate:
+        op.action = IOE_TRUNCATE;
+        op.len = (size_t)a[1];
         break;
     case SYS_pread64:
     case SYS_pwrite64:
@@ -174,6 +186,19 @@ static inline operation operation_of_entry(int ring, const struct io_uring_sqe *
         op.mode = (int)entry->len;
         op.len = entry->addr;
         break;
+    case IORING_OP_SYNC_FILE_RANGE:
+        op.action = IOE_SYNC_RANGE;
+        op.mode = (int)entry->sync_range_flags;
+        break;
+    case RING_FTRUNCATE:
+        op.action = IOE_TRUNCATE;
+        op.len = entry->off;
+        op.offset = 0;
+        break;
+    case IORING_OP_FADVISE:
+        op.action = IOE_ADVISE;
+        op.mode = (int)entry->fadvise_advice;
+        break;
     default:
         break;
     }
@@ -233,6 +258,12 @@ static inline long do_operation(const operation *op)
     case IOE_FALLOCATE:
         return ask_kernel(SYS_fallocate,
                           (long[6]){op->fd, op->mode, (long)op->offset, (long)op->len});
+    case IOE_SYNC_RANGE:
+    case IOE_ADVISE:
+        return ask_kernel(op->action == IOE_ADVISE ? SYS_fadvise64 : SYS_sync_file_range,
+                          (long[6]){op->fd, (long)op->offset, (long)op->len, op->mode});
+    case IOE_TRUNCATE:
+        return ask_kernel(SYS_ftruncate, (long[6]){op->fd, (long)op->len});
     default:
         break;
     }
@@ -454,6 +485,9 @@ static bool answer_call(long number, long a[6], long *result)
     case SYS_fsync:
     case SYS_fdatasync:
     case SYS_fallocate:
+    case SYS_sync_file_range:
+    case SYS_ftruncate:
+    case SYS_fadvise64:
     case SYS_pread64:
     case SYS_pwrite64:
     case SYS_preadv:

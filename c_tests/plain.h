@@ -17,7 +17,7 @@
 _Static_assert(sizeof(long) == 8, "an offset in one register");
 
 /* By ioe_action. Reads that would have had to wait, and did nothing, are not among them. */
-static atomic_uint plain_calls[IOE_FALLOCATE + 1];
+static atomic_uint plain_calls[IOE_ADVISE + 1];
 static atomic_int plain_caller;
 
 static inline void note_plain_call(int action)
@@ -168,6 +168,28 @@ int fallocate(int fd, int mode, off_t offset, off_t len)
 {
     note_plain_call(IOE_FALLOCATE);
     return (int)syscall(SYS_fallocate, fd, mode, offset, len);
+}
+
+int sync_file_range(int fd, off_t offset, off_t len, unsigned flags)
+{
+    note_plain_call(IOE_SYNC_RANGE);
+    return (int)syscall(SYS_sync_file_range, fd, offset, len, flags);
+}
+
+int ftruncate(int fd, off_t length)
+{
+    note_plain_call(IOE_TRUNCATE);
+    return (int)syscall(SYS_ftruncate, fd, length);
+}
+
+/* It returns an errno, and leaves the thread's alone. */
+int posix_fadvise(int fd, off_t offset, off_t len, int advice)
+{
+    const int before = errno;
+    note_plain_call(IOE_ADVISE);
+    const int error = syscall(SYS_fadvise64, fd, offset, len, advice) == 0 ? 0 : errno;
+    errno = before;
+    return error;
 }
 
 #endif

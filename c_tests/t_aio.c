@@ -295,6 +295,12 @@ static void direct_transfers_and_syncs_are_submitted(void **state)
             assert_int_equal(run_event(ctx, how, e), 2 * BLOCK);
             assert_int_equal(ioe_prep_fallocate(e, fd, 0, 0, BLOCK), 0);
             assert_int_equal(run_event(ctx, how, e), 0);
+            assert_int_equal(ioe_prep_sync_range(e, fd, 0, BLOCK, SYNC_FILE_RANGE_WRITE), 0);
+            assert_int_equal(run_event(ctx, how, e), 0);
+            assert_int_equal(ioe_prep_truncate(e, fd, 3 * BLOCK), 0);
+            assert_int_equal(run_event(ctx, how, e), 0);
+            assert_int_equal(ioe_prep_advise(e, fd, 0, BLOCK, POSIX_FADV_NORMAL), 0);
+            assert_int_equal(run_event(ctx, how, e), 0);
         }
     }
     assert_int_equal(atomic_load(&handed_over[IOCB_CMD_PREAD]), ROUNDS);
@@ -308,6 +314,9 @@ static void direct_transfers_and_syncs_are_submitted(void **state)
     assert_int_equal(atomic_load(&plain_calls[IOE_FSYNC]), 0);
     assert_int_equal(atomic_load(&plain_calls[IOE_FDATASYNC]), 0);
     assert_int_equal(atomic_load(&plain_calls[IOE_FALLOCATE]), 2 * ROUNDS);
+    assert_int_equal(atomic_load(&plain_calls[IOE_SYNC_RANGE]), 2 * ROUNDS);
+    assert_int_equal(atomic_load(&plain_calls[IOE_TRUNCATE]), 2 * ROUNDS);
+    assert_int_equal(atomic_load(&plain_calls[IOE_ADVISE]), 2 * ROUNDS);
     ASSERT_CALL(ioe_context_free(ctx), 0);
     bench_close(&b);
 }

@@ -234,6 +234,9 @@ static void event_of_null_is_refused(void **state)
     ASSERT_CALL(ioe_prep_fsync(NULL, 0), -EINVAL);
     ASSERT_CALL(ioe_prep_fdatasync(NULL, 0), -EINVAL);
     ASSERT_CALL(ioe_prep_fallocate(NULL, 0, 0, 0, 16), -EINVAL);
+    ASSERT_CALL(ioe_prep_sync_range(NULL, 0, 0, 16, 0), -EINVAL);
+    ASSERT_CALL(ioe_prep_truncate(NULL, 0, 16), -EINVAL);
+    ASSERT_CALL(ioe_prep_advise(NULL, 0, 0, 16, 0), -EINVAL);
     ASSERT_CALL(ioe_event_set_callback(NULL, hit_latch, NULL), -EINVAL);
     ASSERT_CALL(ioe_event_set_flags(NULL, IOE_DSYNC), -EINVAL);
     ASSERT_CALL(ioe_event_set_priority(NULL, 0), -EINVAL);
@@ -293,6 +296,10 @@ static void refuse_all_preparations(ioe_event *e)
         ASSERT_CALL(ioe_prep_readv(e, 3, small, 1, offsets[i]), -EINVAL);
         ASSERT_CALL(ioe_prep_writev(e, 3, small, 1, offsets[i]), -EINVAL);
         ASSERT_CALL(ioe_prep_fallocate(e, 3, 0, offsets[i], 16), -EINVAL);
+        ASSERT_CALL(ioe_prep_sync_range(e, 3, offsets[i], 16, 0), -EINVAL);
+        ASSERT_CALL(ioe_prep_sync_range(e, 3, offsets[i], 0, 0), -EINVAL);
+        ASSERT_CALL(ioe_prep_advise(e, 3, offsets[i], 16, 0), -EINVAL);
+        ASSERT_CALL(ioe_prep_advise(e, 3, offsets[i], 0, 0), -EINVAL);
     }
 
     /* The offset is fine, and the length is, but not their sum. */
@@ -301,6 +308,8 @@ static void refuse_all_preparations(ioe_event *e)
     ASSERT_CALL(ioe_prep_readv(e, 3, small, 1, INT64_MAX - 15), -EINVAL);
     ASSERT_CALL(ioe_prep_writev(e, 3, small, 1, INT64_MAX - 15), -EINVAL);
     ASSERT_CALL(ioe_prep_fallocate(e, 3, 0, INT64_MAX - 15, 16), -EINVAL);
+    ASSERT_CALL(ioe_prep_sync_range(e, 3, INT64_MAX - 15, 16, 0), -EINVAL);
+    ASSERT_CALL(ioe_prep_advise(e, 3, INT64_MAX - 15, 16, 0), -EINVAL);
 
     static const size_t lengths[] = {BEYOND, SIZE_MAX - 4096, SIZE_MAX};
     for (size_t i = 0; i < COUNT_OF(lengths); i++) {
@@ -310,6 +319,11 @@ static void refuse_all_preparations(ioe_event *e)
         ASSERT_CALL(ioe_prep_write(e, 3, buffer, lengths[i], INT64_MAX), -EINVAL);
         ASSERT_CALL(ioe_prep_fallocate(e, 3, 0, 0, lengths[i]), -EINVAL);
         ASSERT_CALL(ioe_prep_fallocate(e, 3, 0, 4096, lengths[i]), -EINVAL);
+        ASSERT_CALL(ioe_prep_sync_range(e, 3, 0, lengths[i], 0), -EINVAL);
+        ASSERT_CALL(ioe_prep_sync_range(e, 3, 4096, lengths[i], 0), -EINVAL);
+        ASSERT_CALL(ioe_prep_truncate(e, 3, lengths[i]), -EINVAL);
+        ASSERT_CALL(ioe_prep_advise(e, 3, 0, lengths[i], 0), -EINVAL);
+        ASSERT_CALL(ioe_prep_advise(e, 3, 4096, lengths[i], 0), -EINVAL);
     }
     ASSERT_CALL(ioe_prep_readv(e, 3, huge, 2, 0), -EINVAL);
     ASSERT_CALL(ioe_prep_writev(e, 3, huge, 2, 0), -EINVAL);
@@ -385,6 +399,12 @@ static void preparation_takes_the_extremes(void **state)
     ASSERT_CALL(ioe_prep_fdatasync(e, -1), 0);
     ASSERT_CALL(ioe_prep_fallocate(e, -1, -1, INT64_MAX - 16, 16), 0);
     ASSERT_CALL(ioe_prep_fallocate(e, -1, INT_MIN, 0, 0), 0);
+    ASSERT_CALL(ioe_prep_sync_range(e, -1, INT64_MAX - 16, 16, UINT32_MAX), 0);
+    ASSERT_CALL(ioe_prep_sync_range(e, INT_MIN, INT64_MAX, 0, 0), 0);
+    ASSERT_CALL(ioe_prep_truncate(e, -1, INT64_MAX), 0);
+    assert_int_equal(ioe_event_size(e), INT64_MAX);
+    ASSERT_CALL(ioe_prep_advise(e, -1, INT64_MAX - 16, 16, INT_MIN), 0);
+    ASSERT_CALL(ioe_prep_advise(e, INT_MAX, 0, INT64_MAX, -1), 0);
     ASSERT_CALL(ioe_event_free(e), 0);
 }
 

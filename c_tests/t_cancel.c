@@ -164,13 +164,29 @@ static void as_fallocate(ioe_event *event, int fd)
     assert_int_equal(ioe_prep_fallocate(event, fd, 0, 0, BLOCK), 0);
 }
 
-static const prepare_fn kinds[] = {as_write,  as_read,    as_vectored_write,
-                                   as_fsync, as_barrier, as_fallocate};
+static void as_sync_range(ioe_event *event, int fd)
+{
+    assert_int_equal(ioe_prep_sync_range(event, fd, 0, BLOCK, SYNC_FILE_RANGE_WRITE), 0);
+}
+
+static void as_truncate(ioe_event *event, int fd)
+{
+    assert_int_equal(ioe_prep_truncate(event, fd, BLOCK), 0);
+}
+
+static void as_advise(ioe_event *event, int fd)
+{
+    assert_int_equal(ioe_prep_advise(event, fd, 0, BLOCK, POSIX_FADV_NORMAL), 0);
+}
+
+static const prepare_fn kinds[] = {as_write,   as_read,      as_vectored_write,
+                                   as_fsync,   as_barrier,   as_fallocate,
+                                   as_truncate, as_sync_range, as_advise};
 
 static size_t count_all(int fd)
 {
     size_t count = 0;
-    for (int action = IOE_READ; action <= IOE_FALLOCATE; action++)
+    for (int action = IOE_READ; action <= IOE_ADVISE; action++)
         count += count_operations(fd, action);
     return count;
 }

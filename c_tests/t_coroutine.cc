@@ -95,6 +95,12 @@ task every_operation(latch &, ioe::context &ctx, int fd, seen &saw)
     EXPECT(pattern_holds(in.data(), 300, 3, 0));
     co_await ctx.fallocate(fd, 0, 0, 100000);
     EXPECT(lseek(fd, 0, SEEK_END) == 100000);
+    co_await ctx.sync_range(fd, 0, 4096, SYNC_FILE_RANGE_WRITE);
+    co_await ctx.advise(fd, 0, 4096, POSIX_FADV_WILLNEED);
+    co_await ctx.truncate(fd, 200000);
+    EXPECT(lseek(fd, 0, SEEK_END) == 200000);
+    co_await ctx.truncate(fd, 100000);
+    EXPECT(lseek(fd, 0, SEEK_END) == 100000);
     /* Several in one expression. */
     const std::string x(3, 'x');
     EXPECT(co_await ctx.write(fd, x, 0) + co_await ctx.write(fd, std::string_view("yy"), 3) == 5);

@@ -17,9 +17,12 @@
 static _Alignas(UNIT) uint8_t buffer[LEN];
 
 /* Every way to prepare; the names are for the message of a failure. */
-enum { READ, WRITE, READV, WRITEV, FSYNC, FDATASYNC, FALLOCATE, PREPARATIONS };
+enum {
+    READ, WRITE, READV, WRITEV, FSYNC, FDATASYNC, FALLOCATE, SYNC_RANGE, TRUNCATE, ADVISE, PREPARATIONS
+};
 static const char *const names[] = {"read",  "write",     "readv",    "writev",
-                                    "fsync", "fdatasync", "fallocate"};
+                                    "fsync", "fdatasync", "fallocate", "sync_range",
+                                    "truncate", "advise"};
 
 static void prep(ioe_event *e, int which, int fd, void *buf)
 {
@@ -43,6 +46,15 @@ static void prep(ioe_event *e, int which, int fd, void *buf)
         break;
     case FDATASYNC:
         rc = ioe_prep_fdatasync(e, fd);
+        break;
+    case SYNC_RANGE:
+        rc = ioe_prep_sync_range(e, fd, 0, UNIT, SYNC_FILE_RANGE_WRITE);
+        break;
+    case TRUNCATE:
+        rc = ioe_prep_truncate(e, fd, LEN);
+        break;
+    case ADVISE:
+        rc = ioe_prep_advise(e, fd, 0, UNIT, POSIX_FADV_NORMAL);
         break;
     default:
         rc = ioe_prep_fallocate(e, fd, 0, 0, UNIT);
@@ -90,8 +102,8 @@ static void assert_alive(ioe_context *ctx, const delivery *how)
 static void bad_descriptors(void **state)
 {
     const delivery *how = *state;
-    static const int64_t all_bad[PREPARATIONS] = {-EBADF, -EBADF, -EBADF, -EBADF,
-                                                  -EBADF, -EBADF, -EBADF};
+    static const int64_t all_bad[PREPARATIONS] = {-EBADF, -EBADF, -EBADF, -EBADF, -EBADF,
+                                                  -EBADF, -EBADF, -EBADF, -EBADF, -EBADF};
     ioe_context *ctx = new_context(how, 8, 64);
     /* A number high enough that nobody takes it again while this runs. */
     int file = temp_file(ON_DISK);
@@ -140,8 +152,10 @@ static const struct {
 static void descriptors_of_the_wrong_mode(void **state)
 {
     const delivery *how = *state;
-    static const int64_t read_only[PREPARATIONS] = {UNIT, -EBADF, 2 * UNIT, -EBADF, 0, 0, -EBADF};
-    static const int64_t write_only[PREPARATIONS] = {-EBADF, UNIT, -EBADF, 2 * UNIT, 0, 0, 0};
+    static const int64_t read_only[PREPARATIONS] = {UNIT, -EBADF, 2 * UNIT, -EBADF, 0,
+                                                    0,    -EBADF, 0,        -EINVAL, 0};
+    static const int64_t write_only[PREPARATIONS] = {-EBADF, UNIT, -EBADF, 2 * UNIT, 0,
+                                                     0,      0,    0,      0,        0};
     ioe_context *ctx = new_context(how, 8, 64);
     for (size_t i = 0; i < COUNT_OF(kinds); i++) {
         int fd = temp_file(kinds[i].where);
@@ -281,8 +295,9 @@ static void misaligned_direct_transfers(void **state)
 static void directories(void **state)
 {
     const delivery *how = *state;
-    static const int64_t expected[PREPARATIONS] = {-EISDIR,     -EBADF,      -EISDIR, -EBADF,
-                                                   IOE_PENDING, IOE_PENDING, -EBADF};
+    static const int64_t expected[PREPARATIONS] = {
+        -EISDIR,     -EBADF, -EISDIR,     -EBADF,  IOE_PENDING,
+        IOE_PENDING, -EBADF, IOE_PENDING, -EINVAL, IOE_PENDING};
     ioe_context *ctx = new_context(how, 8, 64);
     static const place places[] = {ON_DISK, IN_MEMORY};
     for (size_t i = 0; i < COUNT_OF(places); i++) {
@@ -299,8 +314,9 @@ static void directories(void **state)
 static void wild_buffers(void **state)
 {
     const delivery *how = *state;
-    static const int64_t expected[PREPARATIONS] = {-EFAULT,     -EFAULT,     -EFAULT,    -EFAULT,
-                                                   IOE_PENDING, IOE_PENDING, IOE_PENDING};
+    static const int64_t expected[PREPARATIONS] = {
+        -EFAULT,     -EFAULT,     -EFAULT,     -EFAULT,     IOE_PENDING,
+        IOE_PENDING, IOE_PENDING, IOE_PENDING, IOE_PENDING, IOE_PENDING};
     ioe_context *ctx = new_context(how, 8, 64);
     void *forbidden = mmap(NULL, LEN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_true(forbidden != MAP_FAILED);

@@ -127,6 +127,13 @@ static fault faults[] = {
      FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE, 0},
     {"fallocate that punches a hole and would grow", IOE_FALLOCATE, BUFFERED, false, 0, BLOCK, 0,
      FALLOC_FL_PUNCH_HOLE, 0},
+    {"sync_range of a bad descriptor", IOE_SYNC_RANGE, NO_DOOR, false, 0, BLOCK, 0, 0, 0},
+    {"sync_range with unknown flags", IOE_SYNC_RANGE, BUFFERED, false, 0, BLOCK, 0, 0x100, 0},
+    {"truncate of a bad descriptor", IOE_TRUNCATE, NO_DOOR, false, 0, 0, 0, 0, 0},
+    {"truncate of a read-only descriptor", IOE_TRUNCATE, READ_ONLY, false, 0, 0, 0, 0, 0},
+    {"truncate beyond any file", IOE_TRUNCATE, BUFFERED, true, 0, 0, 0, 0, 0},
+    {"advise of a bad descriptor", IOE_ADVISE, NO_DOOR, false, 0, BLOCK, 0, POSIX_FADV_NORMAL, 0},
+    {"advise of an unknown kind", IOE_ADVISE, BUFFERED, false, 0, BLOCK, 0, 100, 0},
 };
 
 static const uint64_t FAR = (UINT64_C(1) << 63) - 4 * BLOCK;
@@ -139,7 +146,7 @@ static bool has_direct;
 static const char *action_name(int action)
 {
     static const char *const names[] = {"nothing", "read", "write", "fsync", "fdatasync",
-                                        "fallocate"};
+                                        "fallocate", "sync_range", "truncate", "advise"};
     return names[action];
 }
 
@@ -172,6 +179,11 @@ static int64_t plain_call(const fault *f, int fd, uint8_t *memory)
     case IOE_FSYNC: result = fsync(fd); break;
     case IOE_FDATASYNC: result = fdatasync(fd); break;
     case IOE_FALLOCATE: result = fallocate(fd, f->mode, offset, (off_t)f->len); break;
+    case IOE_SYNC_RANGE:
+        result = sync_file_range(fd, offset, (off_t)f->len, (unsigned)f->mode);
+        break;
+    case IOE_TRUNCATE: result = ftruncate(fd, offset); break;
+    case IOE_ADVISE: return -posix_fadvise(fd, offset, (off_t)f->len, f->mode);
     default: break;
     }
     return result < 0 ? -errno : result;
@@ -385,6 +397,37 @@ static void make_allocation(history *h, step *s)
     }
 }
 
+/* Cuts off what was added to the file, or some of it, or adds zeros. */
+static void make_truncation(history *h, step *s)
+{
+    struct model *m = &h->files[s->file];
+    const uint64_t first = h->first_size[s->file];
+    s->action = IOE_TRUNCATE;
+    s->door = has_direct && one_in(h, 2) ? DIRECT : BUFFERED;
+    s->offset = first + below(h, m->size - first + (one_in(h, 2) ? choose_len(h) : 0) + 1);
+    if (s->offset > FILE_MAX)
+        s->offset = FILE_MAX;
+    if (s->offset < m->size)
+        memset(m->bytes + s->offset, 0, m->size - s->offset);
+    m->size = s->offset;
+}
+
+/* Changes no byte, whatever is in flight. (Without POSIX_FADV_WILLNEED, which reads into the page cache
+ * what a direct transfer may be writing.) */
+static void make_hint(history *h, step *s)
+{
+    static const int advices[] = {POSIX_FADV_NORMAL, POSIX_FADV_SEQUENTIAL, POSIX_FADV_RANDOM,
+                                  POSIX_FADV_DONTNEED, POSIX_FADV_NOREUSE};
+    s->action = one_in(h, 2) ? IOE_SYNC_RANGE : IOE_ADVISE;
+    s->door = (door)below(h, DOORS);
+    if (s->door == DIRECT && !has_direct)
+        s->door = BUFFERED;
+    s->mode = s->action == IOE_SYNC_RANGE ? (int)below(h, SYNC_FILE_RANGE_WRITE_AND_WAIT + 1)
+                                          : advices[below(h, COUNT_OF(advices))];
+    s->offset = below(h, h->files[s->file].size + 1);
+    s->len = choose_len(h);
+}
+
 /* What was just written is read in the callback of the write, with the write's event. */
 static bool make_reading_back(history *h, step *s)
 {
@@ -423,7 +466,11 @@ static void make_step(history *h, step *s)
         make_fault(h, s, f);
     } else if (kind < 24) {
         make_allocation(h, s);
-    } else if (kind < 32) {
+    } else if (kind < 28) {
+        make_truncation(h, s);
+    } else if (kind < 34) {
+        make_hint(h, s);
+    } else if (kind < 42) {
         s->action = one_in(h, 2) ? IOE_FSYNC : IOE_FDATASYNC;
         /* A descriptor that cannot write can sync all the same. */
         s->door = (door)below(h, DOORS);
@@ -474,9 +521,10 @@ static bool changes(const step *s)
     return s->action == IOE_WRITE || s->action == IOE_FALLOCATE;
 }
 
-static bool is_sync(const step *s)
+static bool moves_nothing(const step *s)
 {
-    return s->action == IOE_FSYNC || s->action == IOE_FDATASYNC;
+    return s->action == IOE_FSYNC || s->action == IOE_FDATASYNC || s->action == IOE_SYNC_RANGE ||
+           s->action == IOE_ADVISE;
 }
 
 /* Whether a read and a step that may move the end of the file must not meet. The later of the two
@@ -492,7 +540,11 @@ static bool meets_moving_end(const step *a, const step *b)
 /* Whether step b has to wait until the earlier step a is done. */
 static bool conflict(const step *a, const step *b)
 {
-    if (a->file != b->file || is_sync(a) || is_sync(b) || (!changes(a) && !changes(b)))
+    if (a->file != b->file || moves_nothing(a) || moves_nothing(b))
+        return false;
+    if (a->action == IOE_TRUNCATE || b->action == IOE_TRUNCATE)
+        return true;
+    if (!changes(a) && !changes(b))
         return false;
     /* The page cache and direct transfers at one moment: open(2) says to keep them apart. */
     if ((a->door == DIRECT) != (b->door == DIRECT))
@@ -533,6 +585,10 @@ static int prepare(step *s, ioe_event *event)
     case IOE_FSYNC: return ioe_prep_fsync(event, fd);
     case IOE_FDATASYNC: return ioe_prep_fdatasync(event, fd);
     case IOE_FALLOCATE: return ioe_prep_fallocate(event, fd, s->mode, s->offset, s->len);
+    case IOE_SYNC_RANGE:
+        return ioe_prep_sync_range(event, fd, s->offset, s->len, (uint32_t)s->mode);
+    case IOE_TRUNCATE: return ioe_prep_truncate(event, fd, s->offset);
+    case IOE_ADVISE: return ioe_prep_advise(event, fd, s->offset, s->len, s->mode);
     default: return -EINVAL;
     }
 }

@@ -92,6 +92,9 @@ static void in_flight_event_is_left_alone(void **state)
     ASSERT_CALL(ioe_prep_fsync(e, fd), -EBUSY);
     ASSERT_CALL(ioe_prep_fdatasync(e, fd), -EBUSY);
     ASSERT_CALL(ioe_prep_fallocate(e, fd, 0, 0, 8), -EBUSY);
+    ASSERT_CALL(ioe_prep_sync_range(e, fd, 0, 8, SYNC_FILE_RANGE_WRITE), -EBUSY);
+    ASSERT_CALL(ioe_prep_truncate(e, fd, 8), -EBUSY);
+    ASSERT_CALL(ioe_prep_advise(e, fd, 0, 8, POSIX_FADV_NORMAL), -EBUSY);
     ASSERT_CALL(ioe_event_set_callback(e, hit_latch, &wrong), -EBUSY);
     ASSERT_CALL(ioe_event_set_flags(e, IOE_APPEND), -EBUSY);
     ASSERT_CALL(ioe_event_set_flags(e, 0), -EBUSY);
@@ -251,7 +254,7 @@ static void whole_event_is_refused_again(void **state)
     latch done = LATCH_INIT;
     ioe_event *e = new_event();
     assert_int_equal(ioe_event_set_callback(e, hit_latch, &done), 0);
-    for (int action = IOE_READ; action <= IOE_FALLOCATE; action++) {
+    for (int action = IOE_READ; action <= IOE_ADVISE; action++) {
         int64_t result = 0;
         if (action == IOE_WRITE)
             assert_int_equal(ioe_prep_write(e, fd, buffer, result = LEN, 0), 0);
@@ -261,8 +264,14 @@ static void whole_event_is_refused_again(void **state)
             assert_int_equal(ioe_prep_fsync(e, fd), 0);
         else if (action == IOE_FDATASYNC)
             assert_int_equal(ioe_prep_fdatasync(e, fd), 0);
-        else
+        else if (action == IOE_FALLOCATE)
             assert_int_equal(ioe_prep_fallocate(e, fd, 0, 0, LEN), 0);
+        else if (action == IOE_SYNC_RANGE)
+            assert_int_equal(ioe_prep_sync_range(e, fd, 0, LEN, SYNC_FILE_RANGE_WRITE), 0);
+        else if (action == IOE_TRUNCATE)
+            assert_int_equal(ioe_prep_truncate(e, fd, LEN), 0);
+        else
+            assert_int_equal(ioe_prep_advise(e, fd, 0, LEN, POSIX_FADV_RANDOM), 0);
         assert_int_equal(ioe_event_action(e), action);
         assert_int_equal(ioe_submit(ctx, e), 0);
         await(ctx, how, &done, (unsigned long)action);
@@ -323,6 +332,12 @@ static void getters_before_submission(void **state)
     assert_fields(e, IOE_WRITE, 8, buffer + 100, 50, INT64_MAX - 50);
     assert_int_equal(ioe_prep_fallocate(e, 9, 0, 10, UINT64_C(1) << 40), 0);
     assert_fields(e, IOE_FALLOCATE, 9, NULL, (size_t)1 << 40, 10);
+    assert_int_equal(ioe_prep_sync_range(e, 12, 11, UINT64_C(1) << 41, 7), 0);
+    assert_fields(e, IOE_SYNC_RANGE, 12, NULL, (size_t)1 << 41, 11);
+    assert_int_equal(ioe_prep_truncate(e, 13, UINT64_C(1) << 42), 0);
+    assert_fields(e, IOE_TRUNCATE, 13, NULL, (size_t)1 << 42, 0);
+    assert_int_equal(ioe_prep_advise(e, 14, 12, UINT64_C(1) << 43, POSIX_FADV_DONTNEED), 0);
+    assert_fields(e, IOE_ADVISE, 14, NULL, (size_t)1 << 43, 12);
     assert_int_equal(ioe_prep_fsync(e, 10), 0);
     assert_fields(e, IOE_FSYNC, 10, NULL, 0, 0);
     assert_int_equal(ioe_prep_fdatasync(e, 11), 0);

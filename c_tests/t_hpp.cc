@@ -138,6 +138,38 @@ void every_action_and_option(void **state)
     event.prep_fsync(fd);
     assert_int_equal(ctx.submit_wait(event), 0);
     assert_int_equal(event.result(), 0);
+    event.prep_sync_range(fd, 0, len, SYNC_FILE_RANGE_WRITE);
+    assert_int_equal(ctx.submit_wait(event), 0);
+    event.prep_truncate(fd, 2 * len);
+    assert_int_equal(ctx.submit_wait(event), 0);
+    assert_int_equal(lseek(fd, 0, SEEK_END), 2 * len);
+    event.prep_advise(fd, 0, len, POSIX_FADV_WILLNEED);
+    assert_int_equal(ctx.submit_wait(event), 0);
+    assert_int_equal(event.result(), 0);
+    std::error_code ec;
+    event.prep_sync_range(fd, UINT64_MAX, 1, 0, ec);
+    assert_int_equal(ec.value(), EINVAL);
+    event.prep_truncate(fd, UINT64_MAX, ec);
+    assert_int_equal(ec.value(), EINVAL);
+    event.prep_advise(fd, UINT64_MAX, 1, 0, ec);
+    assert_int_equal(ec.value(), EINVAL);
+    const auto name_of_failed = [&] {
+        assert_true(ctx.submit_wait(event, ec) == 0 && ec.value() == EBADF);
+        try {
+            event.result();
+        } catch (const std::system_error &e) {
+            return std::string(e.what());
+        }
+        return std::string();
+    };
+    event.prep_fallocate(-1, 0, 0, 1);
+    assert_true(name_of_failed().find("fallocate") == 0);
+    event.prep_sync_range(-1, 0, 1, 0);
+    assert_true(name_of_failed().find("sync_range") == 0);
+    event.prep_truncate(-1, 1);
+    assert_true(name_of_failed().find("truncate") == 0);
+    event.prep_advise(-1, 0, 1, 0);
+    assert_true(name_of_failed().find("advise") == 0);
     event.prep_write(fd, std::string_view("four"), 0);
     assert_int_equal(ctx.submit_wait(event), 4);
     page two[2];

@@ -12,6 +12,8 @@
 
 /* One bit for each operation that the ring says it lacks. */
 static uint64_t lacking;
+/* And it does lack, here. */
+static bool lacks_truncate;
 /* Operations handed to io_submit(2). */
 static atomic_uint submitted;
 
@@ -26,6 +28,8 @@ static bool answer_call(long number, long a[6], long *result)
     for (unsigned op = 0; *result == 0 && op < probe->ops_len; op++)
         if (lacking >> op & 1)
             probe->ops[op].flags &= (uint16_t)~IO_URING_OP_SUPPORTED;
+    lacks_truncate = *result != 0 || probe->ops_len <= RING_FTRUNCATE ||
+                     !(probe->ops[RING_FTRUNCATE].flags & IO_URING_OP_SUPPORTED);
     return true;
 }
 
@@ -35,7 +39,7 @@ typedef struct lack {
     int driver;
     int fd, direct;
     /* By ioe_action: what plain calls have to do. */
-    bool plain[IOE_FALLOCATE + 1];
+    bool plain[IOE_ADVISE + 1];
 } lack;
 
 static int make(const lack *l, ioe_context **out)
@@ -58,7 +62,7 @@ static int make(const lack *l, ioe_context **out)
 static int only_these_were_plain(const bool *plain)
 {
     bool any = false;
-    for (int action = IOE_READ; action <= IOE_FALLOCATE; action++) {
+    for (int action = IOE_READ; action <= IOE_ADVISE; action++) {
         CHILD_CHECK((atomic_load(&plain_calls[action]) > 0) == plain[action]);
         any = any || plain[action];
     }
@@ -69,11 +73,12 @@ static int only_these_were_plain(const bool *plain)
 
 static int only_lacking_actions_are_plain(void *arg)
 {
-    const lack *l = arg;
-    bool buffered[IOE_FALLOCATE + 1];
+    lack *l = arg;
+    bool buffered[IOE_ADVISE + 1];
     ioe_context *ctx = NULL;
     ioe_info info;
     CHILD_CHECK(make(l, &ctx) == 0);
+    l->plain[IOE_TRUNCATE] = l->plain[IOE_TRUNCATE] || lacks_truncate;
     CHILD_CHECK(read_tasks("ioe-pool", NULL, 0) == 0);
     CHILD_CHECK(every_action_works(ctx, l->direct) == 0);
     CHILD_CHECK(only_these_were_plain(l->plain) == 0);
@@ -103,7 +108,14 @@ static void run_case(int (*body)(void *arg), lack *l)
     close(l->fd);
 }
 
+static void lacks_of_aio(lack *l)
+{
+    l->plain[IOE_FALLOCATE] = l->plain[IOE_SYNC_RANGE] = true;
+    l->plain[IOE_TRUNCATE] = l->plain[IOE_ADVISE] = true;
+}
+
 #define OP(name) (UINT64_C(1) << IORING_OP_##name)
+#define TRUNCATE_OP (UINT64_C(1) << RING_FTRUNCATE)
 #define TRANSFERS (OP(READ) | OP(WRITE) | OP(READV) | OP(WRITEV))
 
 static void ring_lacks_nothing(void **state)
@@ -116,6 +128,27 @@ static void ring_lacks_fallocate(void **state)
 {
     lack l = {.how = *state, .driver = IOE_DRIVER_URING, .ring_lacks = OP(FALLOCATE)};
     l.plain[IOE_FALLOCATE] = true;
+    run_case(only_lacking_actions_are_plain, &l);
+}
+
+static void ring_lacks_sync_range(void **state)
+{
+    lack l = {.how = *state, .driver = IOE_DRIVER_URING, .ring_lacks = OP(SYNC_FILE_RANGE)};
+    l.plain[IOE_SYNC_RANGE] = true;
+    run_case(only_lacking_actions_are_plain, &l);
+}
+
+static void ring_lacks_truncate(void **state)
+{
+    lack l = {.how = *state, .driver = IOE_DRIVER_URING, .ring_lacks = TRUNCATE_OP};
+    l.plain[IOE_TRUNCATE] = true;
+    run_case(only_lacking_actions_are_plain, &l);
+}
+
+static void ring_lacks_advise(void **state)
+{
+    lack l = {.how = *state, .driver = IOE_DRIVER_URING, .ring_lacks = OP(FADVISE)};
+    l.plain[IOE_ADVISE] = true;
     run_case(only_lacking_actions_are_plain, &l);
 }
 
@@ -137,15 +170,17 @@ static void ring_lacks_everything(void **state)
 {
     lack l = {.how = *state,
               .driver = IOE_DRIVER_URING,
-              .ring_lacks = TRANSFERS | OP(FSYNC) | OP(FALLOCATE),
-              .plain = {false, true, true, true, true, true}};
+              .ring_lacks = TRANSFERS | OP(FSYNC) | OP(FALLOCATE) | OP(SYNC_FILE_RANGE) |
+                            TRUNCATE_OP | OP(FADVISE),
+              .plain = {false, true, true, true, true, true, true, true, true}};
     run_case(only_lacking_actions_are_plain, &l);
 }
 
-static void aio_lacks_fallocate_and_buffered_files(void **state)
+/* It has transfers and syncs. */
+static void aio_lacks_all_else_and_buffered_files(void **state)
 {
     lack l = {.how = *state, .driver = IOE_DRIVER_AIO};
-    l.plain[IOE_FALLOCATE] = true;
+    lacks_of_aio(&l);
     run_case(only_lacking_actions_are_plain, &l);
 }
 
@@ -223,7 +258,7 @@ static int run_one(ioe_context *ctx, ioe_event *event, int64_t *result)
 static int errors_exile_nothing(void *arg)
 {
     enum { BLOCK = 4096 };
-    const lack *l = arg;
+    lack *l = arg;
     ioe_context *ctx = NULL;
     ioe_event *event = ioe_event_new();
     uint8_t *buf = ioe_buffer_alloc(BLOCK, 0);
@@ -233,6 +268,7 @@ static int errors_exile_nothing(void *arg)
     /* On the disk, so that alignment is asked for. */
     CHILD_CHECK(write(l->fd, buf, BLOCK) == BLOCK && syscall(SYS_fsync, l->fd) == 0);
     CHILD_CHECK(make(l, &ctx) == 0);
+    l->plain[IOE_TRUNCATE] = l->plain[IOE_TRUNCATE] || lacks_truncate;
     for (int error = 0; error < 5; error++) {
         static const int64_t expected[] = {-EINVAL, -EOPNOTSUPP, -EBADF, -EFAULT, -EINVAL};
         CHILD_CHECK((error == 0   ? ioe_prep_read(event, l->direct, buf, 511, 1)
@@ -260,7 +296,7 @@ static void error_is_the_answer_to_one_operation(void **state)
 {
     lack ring = {.how = *state, .driver = IOE_DRIVER_URING};
     lack aio = {.how = *state, .driver = IOE_DRIVER_AIO};
-    aio.plain[IOE_FALLOCATE] = true;
+    lacks_of_aio(&aio);
     run_case(errors_exile_nothing, &ring);
     run_case(errors_exile_nothing, &aio);
 }
@@ -270,10 +306,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         for_each_delivery(ring_lacks_nothing),
         for_each_delivery(ring_lacks_fallocate),
+        for_each_delivery(ring_lacks_sync_range),
+        for_each_delivery(ring_lacks_truncate),
+        for_each_delivery(ring_lacks_advise),
         for_each_delivery(ring_lacks_fsync),
         for_each_delivery(ring_lacks_transfers),
         for_each_delivery(ring_lacks_everything),
-        for_each_delivery(aio_lacks_fallocate_and_buffered_files),
+        for_each_delivery(aio_lacks_all_else_and_buffered_files),
         for_each_delivery(kernel_and_pool_work_side_by_side),
         for_each_delivery(error_is_the_answer_to_one_operation),
     };

@@ -1064,8 +1064,8 @@ static void incomplete_direct_members_go_on(void **state)
 
 static void new_mergers_check_their_arguments(void **state)
 {
-    static const int actions[] = {INT_MIN, -1, IOE_NONE, IOE_FSYNC, IOE_FDATASYNC, IOE_FALLOCATE, 6,
-                                  INT_MAX};
+    static const int actions[] = {INT_MIN, -1, IOE_NONE, IOE_FSYNC, IOE_FDATASYNC, IOE_FALLOCATE,
+                                  IOE_SYNC_RANGE, IOE_TRUNCATE, IOE_ADVISE, IOE_ADVISE + 1, INT_MAX};
     scene s = set_scene(*state, QUEUE);
     ioe_merger *out = UNTOUCHED;
     for (size_t i = 0; i < COUNT_OF(actions); i++)
@@ -1108,6 +1108,12 @@ static void added_events_are_checked(void **state)
     assert_int_equal(ioe_prep_fsync(event, s.fd), 0);
     ASSERT_CALL(ioe_merger_add(s.merger, event), -EINVAL);
     assert_int_equal(ioe_prep_fallocate(event, s.fd, 0, 0, 1), 0);
+    ASSERT_CALL(ioe_merger_add(s.merger, event), -EINVAL);
+    assert_int_equal(ioe_prep_sync_range(event, s.fd, 0, 1, SYNC_FILE_RANGE_WRITE), 0);
+    ASSERT_CALL(ioe_merger_add(s.merger, event), -EINVAL);
+    assert_int_equal(ioe_prep_truncate(event, s.fd, 1), 0);
+    ASSERT_CALL(ioe_merger_add(s.merger, event), -EINVAL);
+    assert_int_equal(ioe_prep_advise(event, s.fd, 0, 1, POSIX_FADV_NORMAL), 0);
     ASSERT_CALL(ioe_merger_add(s.merger, event), -EINVAL);
     assert_int_equal(ioe_event_result(event), IOE_PENDING);
 

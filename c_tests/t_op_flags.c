@@ -56,6 +56,15 @@ static void prepare_action(ioe_event *event, int action, int fd)
     case IOE_FALLOCATE:
         assert_int_equal(ioe_prep_fallocate(event, fd, 0, 0, BLOCK), 0);
         break;
+    case IOE_SYNC_RANGE:
+        assert_int_equal(ioe_prep_sync_range(event, fd, 0, BLOCK, SYNC_FILE_RANGE_WRITE), 0);
+        break;
+    case IOE_TRUNCATE:
+        assert_int_equal(ioe_prep_truncate(event, fd, BLOCK), 0);
+        break;
+    case IOE_ADVISE:
+        assert_int_equal(ioe_prep_advise(event, fd, 0, BLOCK, POSIX_FADV_NORMAL), 0);
+        break;
     default:
         prepare_sync(event, fd, action);
         break;
@@ -69,11 +78,12 @@ static void flags_must_fit_the_action(void **state)
     ASSERT_CALL(ioe_event_set_flags(NULL, 0), -EINVAL);
     ASSERT_CALL(ioe_event_set_flags(event, 0), -EINVAL);
     ASSERT_CALL(ioe_event_set_flags(event, IOE_DSYNC), -EINVAL);
-    for (int action = IOE_READ; action <= IOE_FALLOCATE; action++) {
+    for (int action = IOE_READ; action <= IOE_ADVISE; action++) {
+        const bool syncs = action == IOE_FSYNC || action == IOE_FDATASYNC;
         const uint32_t allowed = action == IOE_READ    ? IOE_HIPRI | IOE_NOWAIT | IOE_DONTCACHE
                                  : action == IOE_WRITE ? EVENTS_FLAGS
-                                 : action == IOE_FALLOCATE ? 0
-                                                           : IOE_BARRIER;
+                                 : syncs               ? IOE_BARRIER
+                                                       : 0;
         prepare_action(event, action, 5);
         ASSERT_CALL(ioe_event_set_flags(event, 0), 0);
         for (unsigned bit = 0; bit < 32; bit++) {
@@ -98,7 +108,7 @@ static void priority_must_be_one(void **state)
     (void)state;
     ASSERT_CALL(ioe_event_set_priority(NULL, 0), -EINVAL);
     ASSERT_CALL(ioe_event_set_priority(event, 0), -EINVAL);
-    for (int action = IOE_READ; action <= IOE_FALLOCATE; action++) {
+    for (int action = IOE_READ; action <= IOE_ADVISE; action++) {
         prepare_action(event, action, 5);
         const bool moves = action == IOE_READ || action == IOE_WRITE;
         for (size_t i = moves ? 0 : 1; i < COUNT_OF(good); i++)
@@ -116,7 +126,7 @@ static void time_limit_must_not_be_negative(void **state)
     (void)state;
     ASSERT_CALL(ioe_event_set_timeout(NULL, 1), -EINVAL);
     ASSERT_CALL(ioe_event_set_timeout(event, 1), -EINVAL);
-    for (int action = IOE_READ; action <= IOE_FALLOCATE; action++) {
+    for (int action = IOE_READ; action <= IOE_ADVISE; action++) {
         prepare_action(event, action, 5);
         for (size_t i = 0; i < COUNT_OF(good); i++)
             ASSERT_CALL(ioe_event_set_timeout(event, good[i]), 0);
@@ -246,48 +256,6 @@ static void flags_reach_the_kernel(void **state)
                 close(fd);
             }
     ASSERT_CALL(ioe_context_free(ctx), 0);
-}
-
-/* Which of the file's pages are in memory. */
-static size_t count_cached(int fd, uint64_t offset, size_t len)
-{
-    unsigned char present[64];
-    size_t count = 0;
-    void *at = mmap(NULL, len, PROT_READ, MAP_SHARED, fd, (off_t)offset);
-    assert_true(at != MAP_FAILED && len <= sizeof present * BLOCK);
-    assert_int_equal(mincore(at, len, present), 0);
-    for (size_t i = 0; i < (len + BLOCK - 1) / BLOCK; i++)
-        count += present[i] & 1;
-    munmap(at, len);
-    return count;
-}
-
-/* Skips the test where pages stay. */
-static void drop_from_cache(int fd, size_t len)
-{
-    const int own = open_again(fd, O_RDWR);
-    assert_true(own >= 0);
-    for (int i = 0; i < 100 && count_cached(own, 0, len) > 0; i++) {
-        assert_int_equal(syscall(SYS_fsync, own), 0);
-        assert_int_equal(posix_fadvise(own, 0, 0, POSIX_FADV_DONTNEED), 0);
-    }
-    const size_t cached = count_cached(own, 0, len);
-    close(own);
-    if (cached > 0) {
-        printf("# pages cannot be dropped from the cache here\n");
-        skip();
-    }
-}
-
-static void fill_file(int fd, size_t len)
-{
-    uint8_t *bytes = malloc(len);
-    const int own = open_again(fd, O_RDWR);
-    assert_true(bytes != NULL && own >= 0);
-    pattern_fill(bytes, len, 2, 0);
-    assert_int_equal(pwrite(own, bytes, len, 0), len);
-    close(own);
-    free(bytes);
 }
 
 /* What would have to wait is told, and not asked for again. */

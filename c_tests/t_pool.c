@@ -480,11 +480,12 @@ static int writes_past_the_limit(void *arg)
     CHILD_CHECK(setrlimit(RLIMIT_CORE, &no_core) == 0 && setrlimit(RLIMIT_FSIZE, &limit) == 0);
     CHILD_CHECK(ioe_event_set_callback(event, hit_latch, &done) == 0);
     atomic_store(&threads_left, s->threads);
-    for (unsigned long step = 0; step < 5; step++) {
+    for (unsigned long step = 0; step < 6; step++) {
         const int fd = step % 2 == 0 ? s->direct : s->fd;
         CHILD_CHECK((step < 2    ? ioe_prep_write(event, fd, buf, BLOCK, 2 * BLOCK)
                      : step < 4  ? ioe_prep_write(event, fd, buf, 3 * BLOCK, 0)
-                                 : ioe_prep_fallocate(event, fd, 0, 0, 3 * BLOCK)) == 0);
+                     : step == 4 ? ioe_prep_fallocate(event, fd, 0, 0, 3 * BLOCK)
+                                 : ioe_prep_truncate(event, fd, 3 * BLOCK)) == 0);
         CHILD_CHECK(ioe_submit(ctx, event) == 0);
         CHILD_CHECK(ioe_drain(ctx, -1) == 0);
         CHILD_CHECK(latch_count(&done) == step + 1);

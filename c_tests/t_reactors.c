@@ -282,7 +282,7 @@ static void reads_of_a_reactors_thread_stay_there(void **state)
 
 static void prepare_change(ioe_event *event, int fd, size_t which)
 {
-    switch (which % 4) {
+    switch (which % 7) {
     case 0:
         assert_int_equal(ioe_prep_fsync(event, fd), 0);
         break;
@@ -291,6 +291,15 @@ static void prepare_change(ioe_event *event, int fd, size_t which)
         break;
     case 2:
         assert_int_equal(ioe_prep_fallocate(event, fd, 0, 0, BLOCK), 0);
+        break;
+    case 3:
+        assert_int_equal(ioe_prep_sync_range(event, fd, 0, BLOCK, SYNC_FILE_RANGE_WRITE), 0);
+        break;
+    case 4:
+        assert_int_equal(ioe_prep_truncate(event, fd, BLOCK), 0);
+        break;
+    case 5:
+        assert_int_equal(ioe_prep_advise(event, fd, 0, BLOCK, POSIX_FADV_NORMAL), 0);
         break;
     default:
         assert_int_equal(ioe_prep_write(event, fd, memory, 0, which), 0);

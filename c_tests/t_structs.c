@@ -61,7 +61,8 @@ _Static_assert(IOE_HIPRI == 0x01 && IOE_DSYNC == 0x02 && IOE_NOWAIT == 0x08 && I
                    IOE_ATOMIC == 0x40 && IOE_DONTCACHE == 0x80 && IOE_BARRIER == 0x40000000,
                "flags of events");
 _Static_assert(IOE_NONE == 0 && IOE_READ == 1 && IOE_WRITE == 2 && IOE_FSYNC == 3 &&
-                   IOE_FDATASYNC == 4 && IOE_FALLOCATE == 5,
+                   IOE_FDATASYNC == 4 && IOE_FALLOCATE == 5 && IOE_SYNC_RANGE == 6 &&
+                   IOE_TRUNCATE == 7 && IOE_ADVISE == 8,
                "actions");
 _Static_assert(IOE_LOG_OFF == 0 && IOE_LOG_ERROR == 1 && IOE_LOG_WARN == 2 && IOE_LOG_INFO == 3 &&
                    IOE_LOG_DEBUG == 4,

@@ -52,7 +52,7 @@ static void queued_event_times_out(void **state)
     static uint8_t bytes[BLOCK];
     const struct iovec parts[2] = {{memory, 100}, {memory + BLOCK, 200}};
     for (size_t t = 0; t < COUNT_OF(times); t++) {
-        enum { KINDS = 6 };
+        enum { KINDS = 9 };
         latch done = LATCH_INIT;
         note *notes = new_notes(KINDS, &done);
         assert_int_equal(ioe_prep_write(notes[0].event, s->fd, memory, BLOCK, 0), 0);
@@ -62,6 +62,9 @@ static void queued_event_times_out(void **state)
         assert_int_equal(ioe_prep_fdatasync(notes[4].event, s->other), 0);
         ASSERT_CALL(ioe_event_set_flags(notes[4].event, IOE_BARRIER), 0);
         assert_int_equal(ioe_prep_fallocate(notes[5].event, s->fd, 0, 0, BLOCK), 0);
+        assert_int_equal(ioe_prep_sync_range(notes[6].event, s->fd, 0, BLOCK, SYNC_FILE_RANGE_WRITE), 0);
+        assert_int_equal(ioe_prep_truncate(notes[7].event, s->fd, BLOCK), 0);
+        assert_int_equal(ioe_prep_advise(notes[8].event, s->fd, 0, BLOCK, POSIX_FADV_NORMAL), 0);
         for (size_t i = 0; i < KINDS; i++) {
             limit(&notes[i], times[t]);
             ASSERT_CALL(ioe_submit(s->ctx, notes[i].event), 0);
@@ -76,7 +79,7 @@ static void queued_event_times_out(void **state)
     assert_int_equal(latch_count(&taken->done), 0);
     free_slots(taken);
     ASSERT_CALL(ioe_drain(s->ctx, -1), 0);
-    for (int action = IOE_READ; action <= IOE_FALLOCATE; action++) {
+    for (int action = IOE_READ; action <= IOE_ADVISE; action++) {
         assert_int_equal(count_operations(s->fd, action), 0);
         assert_int_equal(count_operations(s->other, action), 0);
     }

@@ -106,6 +106,28 @@ static void check_whole(ioe_context *ctx, const delivery *how, run_fn run, int f
     assert_memory_equal(in, out, PAGE);
     check_file(plain, 2, LEN - PAGE, PAGE);
 
+    /* Shorter, and longer again: what was cut off is gone. */
+    assert_int_equal(ioe_prep_truncate(e, fd, 2 * PAGE), 0);
+    assert_int_equal(run(ctx, how, e), 0);
+    assert_int_equal(ioe_event_transferred(e), 0);
+    assert_int_equal(fstat(plain, &st), 0);
+    assert_int_equal(st.st_size, 2 * PAGE);
+    assert_int_equal(ioe_prep_truncate(e, fd, 3 * PAGE + 1), 0);
+    assert_int_equal(run(ctx, how, e), 0);
+    assert_int_equal(fstat(plain, &st), 0);
+    assert_int_equal(st.st_size, 3 * PAGE + 1);
+    check_file(plain, 2, PAGE, PAGE);
+    memset(out, 0, PAGE + 1);
+    assert_int_equal(pread(plain, in, 2 * PAGE, 2 * PAGE), PAGE + 1);
+    assert_memory_equal(in, out, PAGE + 1);
+
+    assert_int_equal(ioe_prep_sync_range(e, fd, PAGE, PAGE, SYNC_FILE_RANGE_WRITE), 0);
+    assert_int_equal(run(ctx, how, e), 0);
+    assert_int_equal(ioe_prep_advise(e, fd, PAGE, PAGE, POSIX_FADV_WILLNEED), 0);
+    assert_int_equal(run(ctx, how, e), 0);
+    assert_int_equal(ioe_event_transferred(e), 0);
+    check_file(plain, 2, PAGE, PAGE);
+
     ioe_buffer_free(in);
     ioe_buffer_free(out);
     assert_int_equal(ioe_event_free(e), 0);

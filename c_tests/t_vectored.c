@@ -264,7 +264,7 @@ static void file_ends_anywhere_in_random_segments(void **state)
 
 /* ---- a write that is cut: RLIMIT_FSIZE, in a child process of its own ---- */
 
-enum { PLAIN, VECTORED, FALLOCATE };
+enum { PLAIN, VECTORED, FALLOCATE, TRUNCATE };
 
 typedef struct limited {
     const delivery *how;
@@ -275,6 +275,12 @@ typedef struct limited {
     bool blocked; /* which blocks SIGXFSZ itself */
     size_t limit;
 } limited;
+
+/* An allocation and a truncation are refused whole. */
+static bool moves_bytes(int kind)
+{
+    return kind < FALLOCATE;
+}
 
 static int64_t run_in_limits(const limited *l, ioe_context *ctx, ioe_event *e)
 {
@@ -295,6 +301,8 @@ static int prep_in_limits(const limited *l, ioe_event *e)
     const struct iovec *iov = l->segments->iov;
     if (l->kind == FALLOCATE)
         return ioe_prep_fallocate(e, l->fd, 0, 0, l->segments->total);
+    if (l->kind == TRUNCATE)
+        return ioe_prep_truncate(e, l->fd, l->segments->total);
     if (l->kind == VECTORED)
         return ioe_prep_writev(e, l->fd, iov, l->segments->count, 0);
     return ioe_prep_write(e, l->fd, iov[0].iov_base, iov[0].iov_len, 0);
@@ -306,8 +314,7 @@ static int write_over_the_limit(void *arg)
     const limited *l = arg;
     const struct rlimit no_core = {0, 0}, low = {l->limit, RLIM_INFINITY},
                         high = {RLIM_INFINITY, RLIM_INFINITY};
-    /* An allocation is refused whole. */
-    const size_t through = l->kind == FALLOCATE ? 0 : l->limit;
+    const size_t through = moves_bytes(l->kind) ? l->limit : 0;
     sigset_t xfsz, pending, before, after;
     ioe_config cfg;
     ioe_context *ctx;
@@ -345,7 +352,7 @@ static int write_over_the_limit(void *arg)
         return 9;
     if (setrlimit(RLIMIT_FSIZE, &high) != 0)
         return 10;
-    if (run_in_limits(l, ctx, e) != (l->kind == FALLOCATE ? 0 : size))
+    if (run_in_limits(l, ctx, e) != (moves_bytes(l->kind) ? size : 0))
         return 11;
     if (ioe_context_free(ctx) != 0)
         return 12;
@@ -372,7 +379,7 @@ static void check_limits(const delivery *how, int kind)
                 print_error("limit %zu, %s%s\n", l.limit, l.here ? "calling thread" : "callback",
                             l.blocked ? ", SIGXFSZ blocked" : "");
             assert_int_equal(step, 0);
-            if (kind != FALLOCATE)
+            if (moves_bytes(kind))
                 check_file(l.fd, total, 11, 0);
             assert_int_equal(lseek(l.fd, 0, SEEK_END), total);
             close(l.fd);
@@ -396,6 +403,11 @@ static void allocation_is_refused_by_a_limit(void **state)
     check_limits(*state, FALLOCATE);
 }
 
+static void truncation_is_refused_by_a_limit(void **state)
+{
+    check_limits(*state, TRUNCATE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -408,6 +420,7 @@ int main(void)
         for_each_delivery(write_is_cut_by_a_limit),
         for_each_delivery(vectored_write_is_cut_by_a_limit),
         for_each_delivery(allocation_is_refused_by_a_limit),
+        for_each_delivery(truncation_is_refused_by_a_limit),
     };
     return RUN_TESTS(tests);
 }

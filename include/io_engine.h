@@ -69,6 +69,8 @@
  * of them have. A sync that failed is never tried again: the kernel reports a lost write once, and the
  * next sync would say yes. What a program can do is to stop, and recover from what was durable before.
  *
+ * `ioe_prep_sync_range` begins or awaits the write-back of a range. It is no sync: nothing is durable by it.
+ *
  * SHUTDOWN
  *
  * `ioe_context_free` refuses new events, completes the accepted ones, runs their callbacks, and ends the
@@ -243,6 +245,18 @@ typedef enum ioe_action {
      * fallocate(2).
      */
     IOE_FALLOCATE = 5,
+    /**
+     * sync_file_range(2).
+     */
+    IOE_SYNC_RANGE = 6,
+    /**
+     * ftruncate(2).
+     */
+    IOE_TRUNCATE = 7,
+    /**
+     * posix_fadvise(2).
+     */
+    IOE_ADVISE = 8,
 } ioe_action;
 
 /**
@@ -417,7 +431,7 @@ typedef struct ioe_config {
      * Reactors: 1 to 64, with `IOE_POLLED` 1; 0 counts as 1. Each has its own ring or what the
      * driver has instead, its own driver thread, `depth` and `queue_size`; callback threads serve
      * all. Reads go to any: a thread submits its reads to one of them, the process's threads take
-     * turns in the choice, and a driver thread is its own. Writes, syncs and fallocates go by their
+     * turns in the choice, and a driver thread is its own. Writes, syncs and all else go by their
      * descriptor, those of one to one, so that barriers and joined syncs mean what they mean with
      * one reactor. Each pins memory of its own: where a limit allows fewer, there are fewer, and
      * `ioe_info` says how many and why. Default 1.
@@ -1036,6 +1050,84 @@ int ioe_prep_fdatasync(struct ioe_event *event, int fd);
 int ioe_prep_fallocate(struct ioe_event *event, int fd, int mode, uint64_t offset, uint64_t len);
 
 /**
+ * Makes the event a sync_file_range(2) of `len` bytes at `offset`. Both are in bytes; a `len` of 0 is
+ * to the end of the file. `flags` are those of sync_file_range(2), and the kernel's to judge: with
+ * SYNC_FILE_RANGE_WRITE the write-back of the range begins, with the other two the event waits for
+ * it. So a sync that comes later has less to do. Nothing is durable by this: neither metadata nor
+ * what is in the disk's cache. A failed one is never retried by the library: one that waits takes the
+ * file's error, and the next fsync of the descriptor may say yes. It is not joined with others, and
+ * no barrier waits for it. Any thread that has the event.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+ *
+ * ```c
+ * // What was written goes to the disk meanwhile: a shorter fsync.
+ * err = ioe_prep_sync_range(event, fd, offset, len,
+ *                           SYNC_FILE_RANGE_WRITE);
+ * if (err == 0)
+ *     err = ioe_submit(ctx, event);
+ * ```
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_prep_sync_range(struct ioe_event *event,
+                        int fd,
+                        uint64_t offset,
+                        uint64_t len,
+                        uint32_t flags);
+
+/**
+ * Makes the event an ftruncate(2) to `length` bytes. What was beyond is gone; where the file was
+ * shorter, it has zeros up to there. As with all events, order is the program's: a write in flight
+ * may make the file longer again, and no barrier waits for a truncation. Any thread that has the
+ * event.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL, or `length` is above INT64_MAX.
+ *
+ * ```c
+ * // The log ends with its last whole record.
+ * err = ioe_prep_truncate(event, fd, offset + len);
+ * if (err == 0)
+ *     err = (int)ioe_submit_wait(ctx, event);
+ * ```
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_prep_truncate(struct ioe_event *event, int fd, uint64_t length);
+
+/**
+ * Makes the event a posix_fadvise(2) about `len` bytes at `offset`. Both are in bytes; a `len` of 0 is
+ * to the end of the file. `advice` is one of POSIX_FADV_, and the kernel's to judge, which may do
+ * nothing: POSIX_FADV_WILLNEED begins to read the range into the page cache, POSIX_FADV_DONTNEED
+ * drops from there what needs no writing. Any thread that has the event.
+ *
+ * Returns 0, or, leaving the event as it was:
+ * - `-EBUSY`: the event is in flight.
+ * - `-EINVAL`: `event` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+ *
+ * ```c
+ * // These are read soon: the disk may begin.
+ * err = ioe_prep_advise(event, fd, offset, len, POSIX_FADV_WILLNEED);
+ * if (err == 0)
+ *     err = ioe_submit(ctx, event);
+ * ```
+ *
+ * Requires:
+ * `event` is NULL or an event.
+ */
+int ioe_prep_advise(struct ioe_event *event,
+                    int fd,
+                    uint64_t offset,
+                    uint64_t len,
+                    int advice);
+
+/**
  * Sets what is called when the event completes. It is given `arg`. Both survive completion and a
  * new prep. Any thread that has the event.
  *
@@ -1062,14 +1154,15 @@ int ioe_prep_fallocate(struct ioe_event *event, int fd, int mode, uint64_t offse
 int ioe_event_set_callback(struct ioe_event *event, ioe_callback cb, void *arg);
 
 /**
- * The result of an event: bytes transferred since it was prepared, 0 for a sync or fallocate, or a
+ * The result of an event: bytes transferred since it was prepared, 0 for what is no transfer, or a
  * negated errno. A write's is its full length or an errno; a read's is less than its length only
  * where the file ends. Any thread.
  *
- * An errno is what preadv2(2), pwritev2(2), fsync(2) or fallocate(2) said, such as `-EBADF`,
- * `-EIO` or `-ENOSPC`; `-EOPNOTSUPP` for a flag that the kernel, the file or the driver lacks;
- * `-ECANCELED` after `ioe_cancel`; `-ETIMEDOUT` after `ioe_event_set_timeout`; for a sync, that of
- * the sync it was joined with; for a barrier, that of a write before it.
+ * An errno is what preadv2(2), pwritev2(2), fsync(2), fallocate(2), sync_file_range(2), ftruncate(2)
+ * or posix_fadvise(2) said, such as `-EBADF`, `-EIO` or `-ENOSPC`; `-EOPNOTSUPP` for a flag that the
+ * kernel, the file or the driver lacks; `-ECANCELED` after `ioe_cancel`; `-ETIMEDOUT` after
+ * `ioe_event_set_timeout`; for a sync, that of the sync it was joined with; for a barrier, that of a
+ * write before it.
  *
  * Returns the result; `IOE_PENDING` before completion. Where there is no event:
  * - `-EINVAL`: `event` is NULL.
@@ -1137,7 +1230,7 @@ int ioe_event_action(const struct ioe_event *event);
 /**
  * The memory of the request, or of its first segment. Any thread.
  *
- * Returns it; NULL for a sync or fallocate, where never prepared, or for NULL.
+ * Returns it; NULL for what is no transfer, where never prepared, or for NULL.
  *
  * Requires:
  * `event` is NULL or an event.
@@ -1145,7 +1238,8 @@ int ioe_event_action(const struct ioe_event *event);
 void *ioe_event_buffer(const struct ioe_event *event);
 
 /**
- * The length of the whole request in bytes, all segments together. Any thread.
+ * The length of the whole request in bytes, all segments together; of a truncation, the file's. Any
+ * thread.
  *
  * Returns it; 0 for a sync, where never prepared, or for NULL.
  *
@@ -1157,7 +1251,7 @@ size_t ioe_event_size(const struct ioe_event *event);
 /**
  * The file offset in bytes at which the whole request begins. Any thread.
  *
- * Returns it; 0 for a sync, where never prepared, or for NULL.
+ * Returns it; 0 for a sync or a truncation, where never prepared, or for NULL.
  *
  * Requires:
  * `event` is NULL or an event.

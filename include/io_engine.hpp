@@ -274,6 +274,35 @@ class event_base {
         detail::check(ioe_prep_fallocate(event_, fd, mode, offset, len), ec);
     }
 
+    void prep_sync_range(int fd, std::uint64_t offset, std::uint64_t len, std::uint32_t flags)
+    {
+        detail::check(ioe_prep_sync_range(event_, fd, offset, len, flags), "ioe_prep_sync_range");
+    }
+    void prep_sync_range(int fd, std::uint64_t offset, std::uint64_t len, std::uint32_t flags,
+                         std::error_code &ec) noexcept
+    {
+        detail::check(ioe_prep_sync_range(event_, fd, offset, len, flags), ec);
+    }
+
+    void prep_truncate(int fd, std::uint64_t length)
+    {
+        detail::check(ioe_prep_truncate(event_, fd, length), "ioe_prep_truncate");
+    }
+    void prep_truncate(int fd, std::uint64_t length, std::error_code &ec) noexcept
+    {
+        detail::check(ioe_prep_truncate(event_, fd, length), ec);
+    }
+
+    void prep_advise(int fd, std::uint64_t offset, std::uint64_t len, int advice)
+    {
+        detail::check(ioe_prep_advise(event_, fd, offset, len, advice), "ioe_prep_advise");
+    }
+    void prep_advise(int fd, std::uint64_t offset, std::uint64_t len, int advice,
+                     std::error_code &ec) noexcept
+    {
+        detail::check(ioe_prep_advise(event_, fd, offset, len, advice), ec);
+    }
+
     /** Bits of `ioe_event_flag`; after the prep, which clears them. So with the next two. */
     void set_flags(std::uint32_t flags)
     {
@@ -302,11 +331,12 @@ class event_base {
         detail::check(ioe_event_set_timeout(event_, limit.count()), ec);
     }
 
-    /** Bytes, 0 for a sync and fallocate, or what went wrong: what() is "read", "write" and so on. Before
+    /** Bytes, 0 for what is no transfer, or what went wrong: what() is "read", "write" and so on. Before
      * completion that is `EINPROGRESS`. */
     std::size_t result() const
     {
-        static constexpr const char *names[] = {"event", "read", "write", "fsync", "fdatasync", "fallocate"};
+        static constexpr const char *names[] = {"event",     "read",       "write",    "fsync", "fdatasync",
+                                                "fallocate", "sync_range", "truncate", "advise"};
         const auto which = static_cast<std::size_t>(action());
         return static_cast<std::size_t>(
             detail::check(outcome(), which < std::size(names) ? names[which] : names[0]));
@@ -1225,6 +1255,25 @@ class context {
     {
         return {engine_.get(), "fallocate", ec, [&](ioe_event *event) {
                     return ioe_prep_fallocate(event, fd, mode, offset, len);
+                }};
+    }
+    operation<void> sync_range(int fd, std::uint64_t offset, std::uint64_t len, std::uint32_t flags,
+                               error_out ec = {}) noexcept
+    {
+        return {engine_.get(), "sync_range", ec, [&](ioe_event *event) {
+                    return ioe_prep_sync_range(event, fd, offset, len, flags);
+                }};
+    }
+    operation<void> truncate(int fd, std::uint64_t length, error_out ec = {}) noexcept
+    {
+        return {engine_.get(), "truncate", ec,
+                [&](ioe_event *event) { return ioe_prep_truncate(event, fd, length); }};
+    }
+    operation<void> advise(int fd, std::uint64_t offset, std::uint64_t len, int advice,
+                           error_out ec = {}) noexcept
+    {
+        return {engine_.get(), "advise", ec, [&](ioe_event *event) {
+                    return ioe_prep_advise(event, fd, offset, len, advice);
                 }};
     }
 #endif

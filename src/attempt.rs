@@ -139,8 +139,13 @@ impl Attempt {
         match action {
             // A sync that failed is never asked again: the kernel reports an error once, and the
             // second answer would be yes while the data is gone (fsync(2)).
-            IOAction::Fsync | IOAction::Fdatasync => return Verdict::Complete(result.min(0)),
-            IOAction::Fallocate(_) if result >= 0 => return Verdict::Complete(0),
+            // The wait of a range's sync takes the file's error as well (sync_file_range(2)).
+            IOAction::Fsync | IOAction::Fdatasync | IOAction::SyncRange(_) => {
+                return Verdict::Complete(result.min(0));
+            }
+            IOAction::Fallocate(_) | IOAction::Truncate | IOAction::Advise(_) if result >= 0 => {
+                return Verdict::Complete(0);
+            }
             IOAction::Read | IOAction::Write if result > 0 => {
                 if let Err(errno) = self.moved(action, result as u64, counters) {
                     return Verdict::Complete(-i64::from(errno));

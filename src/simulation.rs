@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,8 @@ const REGIONS: usize = 12;
 struct Expected {
     action: IOAction,
     file: usize,
-    region: usize,
+    /// Nobody else touches these meanwhile.
+    regions: Range<usize>,
     offset: u64,
     len: usize,
     memory: Memory,
@@ -226,20 +228,40 @@ impl Model {
                 IOAction::Fallocate(_) if fatal.is_none() => {
                     model.resize(model.len().max(start + expected.len), 0);
                 }
+                IOAction::Truncate if fatal.is_none() => model.resize(expected.len, 0),
                 _ => {}
             }
-            // Others may have extended the file, but nobody touched this region.
+            // Others may have extended the file, but nobody touched these regions.
             let end = (start + expected.len).min(model.len()).min(data.len());
             assert!(start >= end || data[start..end] == model[start..end], "event {id}: file");
         });
-        let users = self.busy.get_mut(&(expected.file, expected.region)).expect("it was taken");
-        *users -= 1;
         let incomplete = expected.action.is_transfer() && !whole;
+        self.gives_back(id);
         with_world(|world| match world.random.u8(..4) {
             0 => Next::Keep,
             1 if incomplete => Next::Resubmit,
             _ => Next::Free,
         })
+    }
+
+    /// How many events are in flight in these regions.
+    fn users(&self, file: usize, regions: &Range<usize>) -> u32 {
+        regions.clone().filter_map(|region| self.busy.get(&(file, region))).sum()
+    }
+
+    /// An event has its regions.
+    fn takes(&mut self, id: u32) {
+        let Expected { file, regions, .. } = &self.events[&id];
+        for region in regions.clone() {
+            *self.busy.entry((*file, region)).or_default() += 1;
+        }
+    }
+
+    fn gives_back(&mut self, id: u32) {
+        let Expected { file, regions, .. } = &self.events[&id];
+        for region in regions.clone() {
+            *self.busy.get_mut(&(*file, region)).expect("it was taken") -= 1;
+        }
     }
 }
 
@@ -268,7 +290,6 @@ fn set_off(id: u32, event: &IOEvent<Check>) -> Arc<Shards<Check>> {
         expected.submissions += 1;
         expected.name = event.id();
         expected.accepted = with_world(|world| world.tick());
-        *model.busy.entry((expected.file, expected.region)).or_default() += 1;
         with_world(|world| {
             expected.size_before = world.files[expected.file].data.len();
             let Expected { action, file, offset, len, flags, priority, limit, .. } = *expected;
@@ -286,6 +307,7 @@ fn set_off(id: u32, event: &IOEvent<Check>) -> Arc<Shards<Check>> {
             };
             assert!(world.flights.insert(id, flight).is_none(), "event {id} is in flight");
         });
+        model.takes(id);
         model.context.clone().expect("a context")
     })
 }
@@ -296,8 +318,8 @@ fn refused(id: u32, (event, errno): (IOEvent<Check>, i32)) {
         let expected_errno = if model.closed { libc::ESHUTDOWN } else { libc::EAGAIN };
         assert_eq!(errno, expected_errno, "event {id}");
         with_world(|world| world.flights.remove(&id));
-        let expected = model.events.remove(&id).expect("known");
-        *model.busy.get_mut(&(expected.file, expected.region)).expect("taken") -= 1;
+        model.gives_back(id);
+        model.events.remove(&id);
     });
     drop(event);
 }
@@ -420,7 +442,7 @@ fn submit_batch(events: Vec<(u32, IOEvent<Check>)>) {
 fn resubmit(id: u32, mut event: IOEvent<Check>) {
     let goes = MODEL.with_borrow(|model| {
         let expected = &model.events[&id];
-        let users = model.busy.get(&(expected.file, expected.region)).copied().unwrap_or(0);
+        let users = model.users(expected.file, &expected.regions);
         let whole = event.result() == expected.len as i64;
         // Off its boundary a direct file refuses to go on.
         let aligned = event.transferred() % 512 == 0;
@@ -439,21 +461,25 @@ fn new_events(first_id: u32) -> Vec<(u32, IOEvent<Check>)> {
     let any = |limit: usize| with_world(|world| world.random.usize(..limit));
     let file = any(with_world(|world| world.files.len()));
     let region = any(REGIONS);
-    let users = MODEL.with_borrow(|model| model.busy.get(&(file, region)).copied().unwrap_or(0));
-    if users > 0 {
+    let kind = any(13);
+    let action = match kind {
+        0 => IOAction::Fsync,
+        1 => IOAction::Fdatasync,
+        2 => IOAction::Fallocate(0),
+        3 => IOAction::SyncRange(0),
+        4 => IOAction::Truncate,
+        5 => IOAction::Advise(0),
+        6..=8 => IOAction::Write,
+        _ => IOAction::Read,
+    };
+    let truncates = action == IOAction::Truncate;
+    let regions = if truncates { 0..REGIONS } else { region..region + 1 };
+    if MODEL.with_borrow(|model| model.users(file, &regions)) > 0 {
         return Vec::new();
     }
     let direct = with_world(|world| world.files[file].flags & libc::O_DIRECT != 0);
     // A misaligned one, now and then.
     let unit = if direct && any(8) > 0 { BLOCK as usize } else { 1 };
-    let kind = any(10);
-    let action = match kind {
-        0 => IOAction::Fsync,
-        1 => IOAction::Fdatasync,
-        2 => IOAction::Fallocate(0),
-        3..=5 => IOAction::Write,
-        _ => IOAction::Read,
-    };
     let from = any(REGION / unit);
     let units = any(REGION / unit - from + 1);
     let members = if action.is_transfer() { 1 + any(6) } else { 1 };
@@ -476,9 +502,14 @@ fn new_events(first_id: u32) -> Vec<(u32, IOEvent<Check>)> {
         let first = if together && tells { at } else { (number + 1) * room };
         let id = first_id + number as u32;
         let offset = (region * REGION + from * unit + at) as u64;
-        let len = if let IOAction::Fallocate(_) = action { len.max(1) } else { len };
-        let memory = Memory { buffer: buffer.clone(), first, len };
-        events.push((id, new_event(id, file, region, action, offset, memory)));
+        let (offset, len) = match action {
+            IOAction::Fallocate(_) => (offset, len.max(1)),
+            IOAction::Truncate => (0, any(REGION * REGIONS)),
+            _ => (offset, len),
+        };
+        let memory = Memory { buffer: buffer.clone(), first, len: len.min(room) };
+        let file = (file, regions.clone());
+        events.push((id, new_event(id, file, action, offset, len, memory)));
     }
     with_world(|world| world.random.shuffle(&mut events));
     events
@@ -486,19 +517,18 @@ fn new_events(first_id: u32) -> Vec<(u32, IOEvent<Check>)> {
 
 fn new_event(
     id: u32,
-    file: usize,
-    region: usize,
+    (file, regions): (usize, Range<usize>),
     action: IOAction,
     offset: u64,
+    len: usize,
     mut memory: Memory,
 ) -> IOEvent<Check> {
-    let len = memory.len;
     let pattern: Vec<u8> = with_world(|world| (0..len).map(|_| world.random.u8(..)).collect());
     if action == IOAction::Write {
         memory.bytes().copy_from_slice(&pattern);
     }
     let mut event = IOEvent::try_unprepared().expect("memory");
-    let of_its_own = if let IOAction::Fallocate(_) = action { id } else { 0 };
+    let of_its_own = if action.is_transfer() || action.is_sync() { 0 } else { id };
     let fd = descriptor(of_its_own, file);
     event.prepare(action, fd, memory.at(), len as u64, offset);
     let (flags, priority, limit) = with_world(|world| {
@@ -542,7 +572,7 @@ fn new_event(
     let expected = Expected {
         action,
         file,
-        region,
+        regions,
         offset,
         len,
         memory,

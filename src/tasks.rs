@@ -45,12 +45,18 @@ pub enum IOAction {
     Fdatasync,
     /// Allocate or free space; the mode is that of fallocate(2).
     Fallocate(i32),
+    /// Begin the write-back of a range, or wait for it; the flags are those of sync_file_range(2).
+    SyncRange(u32),
+    /// Make the file as long as the length says (ftruncate(2)).
+    Truncate,
+    /// Say how a range will be used; the advice is that of posix_fadvise(2).
+    Advise(i32),
 }
 
 impl IOAction {
     /// Whether the file may grow, and with it exceed RLIMIT_FSIZE.
     pub(crate) fn may_extend(self) -> bool {
-        matches!(self, IOAction::Write | IOAction::Fallocate(_))
+        matches!(self, IOAction::Write | IOAction::Fallocate(_) | IOAction::Truncate)
     }
 
     /// Whether bytes move between memory and the file.
@@ -114,7 +120,7 @@ pub(crate) struct Op {
     pub action: IOAction,
     pub fd: RawFd,
     pub offset: u64,
-    /// Bytes to move, or the length of a fallocate; 0 for a sync.
+    /// Bytes to move, or those of a range, or a file's new length; 0 for a sync.
     pub len: u64,
     pub memory: Memory,
     /// The RWF_ flags of preadv2(2).
@@ -392,7 +398,10 @@ impl<C> IOEvent<C> {
             IOAction::Read => flags::OF_TRANSFERS & !flags::OF_WRITES,
             IOAction::Write => flags::OF_TRANSFERS,
             IOAction::Fsync | IOAction::Fdatasync => flags::BARRIER,
-            IOAction::Fallocate(_) => 0,
+            IOAction::Fallocate(_)
+            | IOAction::SyncRange(_)
+            | IOAction::Truncate
+            | IOAction::Advise(_) => 0,
         };
         self.change(flags & !known == 0, |event| event.setup.flags = flags)
     }
@@ -519,8 +528,8 @@ impl<C> IOEvent<C> {
         self.result() != PENDING
     }
 
-    /// Bytes transferred since the event was prepared (0 for a sync or an allocation), a negated
-    /// errno, or [`PENDING`].
+    /// Bytes transferred since the event was prepared (0 for what is no transfer), a negated errno, or
+    /// [`PENDING`].
     pub fn result(&self) -> i64 {
         self.inner().result.load(Acquire)
     }

@@ -1,5 +1,5 @@
 /*
- * Promise: beyond RLIMIT_FSIZE a write and an allocation fail with EFBIG, having moved what the limit
+ * Promise: beyond RLIMIT_FSIZE a write, an allocation and a truncation fail with EFBIG, having moved what the limit
  * allows, and the signal SIGXFSZ never reaches the program. Of many that travelled together, each has
  * what it would have had alone.
  */
@@ -20,20 +20,22 @@ static void count_signal(int number)
 
 typedef struct attempt {
     const char *name;
-    bool allocation;
+    int action;
     uint64_t offset;
     int64_t result;
     uint64_t transferred;
 } attempt;
 
 static const attempt attempts[] = {
-    {"up to the limit", false, LIMIT - LEN, LEN, LEN},
-    {"across", false, LIMIT - LEN + 16 * PAGE, -EFBIG, LEN - 16 * PAGE},
-    {"at the limit", false, LIMIT, -EFBIG, 0},
-    {"far beyond", false, LIMIT + 100 * PAGE, -EFBIG, 0},
-    {"allocation up to the limit", true, LIMIT - LEN, 0, 0},
-    {"allocation across", true, LIMIT - PAGE, -EFBIG, 0},
-    {"allocation beyond", true, LIMIT + PAGE, -EFBIG, 0},
+    {"up to the limit", IOE_WRITE, LIMIT - LEN, LEN, LEN},
+    {"across", IOE_WRITE, LIMIT - LEN + 16 * PAGE, -EFBIG, LEN - 16 * PAGE},
+    {"at the limit", IOE_WRITE, LIMIT, -EFBIG, 0},
+    {"far beyond", IOE_WRITE, LIMIT + 100 * PAGE, -EFBIG, 0},
+    {"allocation up to the limit", IOE_FALLOCATE, LIMIT - LEN, 0, 0},
+    {"allocation across", IOE_FALLOCATE, LIMIT - PAGE, -EFBIG, 0},
+    {"allocation beyond", IOE_FALLOCATE, LIMIT + PAGE, -EFBIG, 0},
+    {"truncation to the limit", IOE_TRUNCATE, LIMIT - LEN, 0, 0},
+    {"truncation beyond", IOE_TRUNCATE, LIMIT - LEN + 1, -EFBIG, 0},
 };
 
 typedef struct outcome {
@@ -48,9 +50,10 @@ static outcome try(ioe_context *ctx, const way *w, const attempt *a, int fd, uin
     struct iovec iov[] = {{buf, PAGE}, {buf + PAGE, LEN - PAGE}};
     ioe_event *e = new_event();
     outcome o;
-    int rc = a->allocation ? ioe_prep_fallocate(e, fd, 0, a->offset, LEN)
-             : vectored    ? ioe_prep_writev(e, fd, iov, 2, a->offset)
-                           : ioe_prep_write(e, fd, buf, LEN, a->offset);
+    int rc = a->action == IOE_FALLOCATE  ? ioe_prep_fallocate(e, fd, 0, a->offset, LEN)
+             : a->action == IOE_TRUNCATE ? ioe_prep_truncate(e, fd, a->offset + LEN)
+             : vectored                  ? ioe_prep_writev(e, fd, iov, 2, a->offset)
+                                         : ioe_prep_write(e, fd, buf, LEN, a->offset);
     assert_int_equal(rc, 0);
     signals = 0;
     rlim_t before = set_file_size_limit(LIMIT);
@@ -82,7 +85,7 @@ static void check_limit(const way *w, bool direct)
         assert_int_equal(o.result, a->result);
         assert_int_equal(o.transferred, a->transferred);
         assert_int_equal(o.signals, 0);
-        if (!a->allocation)
+        if (a->action == IOE_WRITE)
             assert_int_equal(st.st_size, size);
         if (direct)
             close(fd);

@@ -45,6 +45,9 @@ pub const CONTENTS: &[(&str, &[Page])] = &[
             page(&["ioe_prep_read", "ioe_prep_write", "ioe_prep_readv", "ioe_prep_writev"], &[]),
             page(&["ioe_prep_fsync", "ioe_prep_fdatasync"], &[]),
             page(&["ioe_prep_fallocate"], &[]),
+            page(&["ioe_prep_sync_range"], &[]),
+            page(&["ioe_prep_truncate"], &[]),
+            page(&["ioe_prep_advise"], &[]),
             page(&["ioe_event_set_callback"], &["ioe_callback"]),
             page(
                 &["ioe_event_result", "ioe_event_transferred", "ioe_event_is_done"],

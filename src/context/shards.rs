@@ -2,7 +2,7 @@
 //!
 //! Each is a [`Shard`] of its own, with its own driver, queue, depth and counts; they share the
 //! callback threads and nothing that is written while events come and go. Reads may go to any of them:
-//! each thread has one, and a reactor's thread itself. Writes, syncs and fallocates of a descriptor go
+//! each thread has one, and a reactor's thread itself. Writes, syncs and all else of a descriptor go
 //! to one, because a barrier waits for the writes before it, and syncs are joined, inside of a reactor.
 
 use std::ffi::{CStr, CString};
@@ -428,8 +428,15 @@ mod tests {
     fn reads_go_by_thread_and_all_else_by_descriptor() {
         let config = Config { polled: true, ..Config::default() };
         let context = Shards::<ClosureCb>::over(config, (0..3).map(Sim::pool));
-        let others =
-            [IOAction::Write, IOAction::Fsync, IOAction::Fdatasync, IOAction::Fallocate(0)];
+        let others = [
+            IOAction::Write,
+            IOAction::Fsync,
+            IOAction::Fdatasync,
+            IOAction::Fallocate(0),
+            IOAction::SyncRange(0),
+            IOAction::Truncate,
+            IOAction::Advise(0),
+        ];
         let mut of_descriptors = [0; 3];
         for fd in 0..30 {
             let index = context.index(fd, IOAction::Write);

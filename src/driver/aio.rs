@@ -382,7 +382,13 @@ impl<K: Calls> Interface for Aio<K> {
         let command = match (op.action, op.memory) {
             (IOAction::Fsync, _) => Command::Fsync,
             (IOAction::Fdatasync, _) => Command::Fdatasync,
-            (IOAction::Fallocate(_), _) => return Prep::Unsupported,
+            (
+                IOAction::Fallocate(_)
+                | IOAction::SyncRange(_)
+                | IOAction::Truncate
+                | IOAction::Advise(_),
+                _,
+            ) => return Prep::Unsupported,
             (IOAction::Read, Memory::Segments(..)) => Command::ReadVectored,
             (IOAction::Write, Memory::Segments(..)) => Command::WriteVectored,
             (IOAction::Read, _) => Command::Read,

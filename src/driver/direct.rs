@@ -33,7 +33,7 @@ fn call(op: &Op) -> i64 {
     if let Some(result) = super::sim::run(op) {
         return result;
     }
-    let offset = op.offset as libc::off_t;
+    let (offset, len) = (op.offset as libc::off_t, op.len as libc::off_t);
     // SAFETY: the kernel checks descriptor and memory; their validity is the submitter's promise
     // until the event completes.
     let result = unsafe {
@@ -53,8 +53,14 @@ fn call(op: &Op) -> i64 {
             (IOAction::Read | IOAction::Write, _) => transfer(op, op.flags as i32),
             (IOAction::Fsync, _) => libc::fsync(op.fd) as isize,
             (IOAction::Fdatasync, _) => libc::fdatasync(op.fd) as isize,
-            (IOAction::Fallocate(mode), _) => {
-                libc::fallocate(op.fd, mode, offset, op.len as libc::off_t) as isize
+            (IOAction::Fallocate(mode), _) => libc::fallocate(op.fd, mode, offset, len) as isize,
+            (IOAction::SyncRange(flags), _) => {
+                libc::sync_file_range(op.fd, offset, len, flags) as isize
+            }
+            (IOAction::Truncate, _) => libc::ftruncate(op.fd, len) as isize,
+            // It returns an errno, and leaves the thread's alone.
+            (IOAction::Advise(advice), _) => {
+                return -i64::from(libc::posix_fadvise(op.fd, offset, len, advice));
             }
         }
     };

@@ -360,7 +360,7 @@ impl World {
         assert!(!op.action.is_transfer() || len == op.len, "{op:?}");
         assert!(segments.len() <= 1024, "more segments than a kernel takes");
         let mut members: Vec<u32> = Vec::new();
-        if let IOAction::Fallocate(_) = op.action {
+        if !op.action.is_transfer() {
             // Without a file nobody can tell.
             members.extend((file < self.files.len()).then(|| event_of(op.fd)));
             return members;
@@ -453,18 +453,28 @@ impl World {
             return self.fail(op, &members, libc::EBADF);
         }
         if !op.action.is_transfer() {
-            if fail {
-                return self.fail(op, &members, libc::EIO);
-            }
-            if let IOAction::Fallocate(_) = op.action {
-                let File { data, capacity, .. } = &mut self.files[file_of(op.fd)];
-                let end = (op.offset + op.len) as usize;
-                if end > *capacity {
-                    return self.fail(op, &members, libc::ENOSPC);
+            let file = &mut self.files[file_of(op.fd)];
+            let end = (op.offset + op.len) as usize;
+            let errno = if self.random.bool() { libc::EAGAIN } else { libc::EINTR };
+            return match op.action {
+                _ if fail => self.fail(op, &members, libc::EIO),
+                // It has no second chance.
+                IOAction::SyncRange(_) if again => self.fail(op, &members, errno),
+                _ if again => -i64::from(errno),
+                IOAction::Fallocate(_) if end > file.capacity => {
+                    self.fail(op, &members, libc::ENOSPC)
                 }
-                data.resize(data.len().max(end), 0);
-            }
-            return 0;
+                IOAction::Fallocate(_) => {
+                    file.data.resize(file.data.len().max(end), 0);
+                    0
+                }
+                IOAction::Truncate if end > file.capacity => self.fail(op, &members, libc::EFBIG),
+                IOAction::Truncate => {
+                    file.data.resize(end, 0);
+                    0
+                }
+                _ => 0,
+            };
         }
         if again && op.flags & flags::NOWAIT != 0 && self.random.bool() {
             return self.fail(op, &members, libc::EAGAIN);

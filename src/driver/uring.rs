@@ -78,6 +78,9 @@ struct Actions {
     transfer: bool,
     fsync: bool,
     fallocate: bool,
+    sync_range: bool,
+    truncate: bool,
+    advise: bool,
 }
 
 impl Uring {
@@ -137,8 +140,10 @@ impl Uring {
     fn other_entry(&self, op: &Op) -> Option<squeue::Entry> {
         let fd = types::Fd(op.fd);
         let (flags, priority) = (op.flags as i32, op.priority);
-        let Actions { fsync, fallocate, .. } = self.actions;
+        let Actions { fsync, fallocate, sync_range, truncate, advise, .. } = self.actions;
         let sync = fsync && !self.options.iopoll;
+        // An entry has 32 bits for the length of a range that is synced, or advised about.
+        let fits = !self.options.iopoll && u32::try_from(op.len).is_ok();
         let entry = match (op.action, op.memory) {
             (IOAction::Read, Memory::Segments(at, count)) if self.may_transfer(op) => {
                 opcode::Readv::new(fd, at, count)
@@ -160,6 +165,15 @@ impl Uring {
             }
             (IOAction::Fallocate(mode), _) if fallocate && !self.options.iopoll => {
                 opcode::Fallocate::new(fd, op.len).offset(op.offset).mode(mode).build()
+            }
+            (IOAction::SyncRange(how), _) if sync_range && fits => {
+                opcode::SyncFileRange::new(fd, op.len as u32).offset(op.offset).flags(how).build()
+            }
+            (IOAction::Truncate, _) if truncate && !self.options.iopoll => {
+                opcode::Ftruncate::new(fd, op.len).build()
+            }
+            (IOAction::Advise(advice), _) if advise && fits => {
+                opcode::Fadvise::new(fd, op.len as i64, advice).offset(op.offset).build()
             }
             _ => return None,
         };
@@ -258,6 +272,9 @@ impl Actions {
             .all(knows),
             fsync: knows(opcode::Fsync::CODE),
             fallocate: knows(opcode::Fallocate::CODE),
+            sync_range: knows(opcode::SyncFileRange::CODE),
+            truncate: knows(opcode::Ftruncate::CODE),
+            advise: knows(opcode::Fadvise::CODE),
         })
     }
 }

@@ -91,7 +91,7 @@ pub struct ioe_config {
     /// Reactors: 1 to 64, with `IOE_POLLED` 1; 0 counts as 1. Each has its own ring or what the
     /// driver has instead, its own driver thread, `depth` and `queue_size`; callback threads serve
     /// all. Reads go to any: a thread submits its reads to one of them, the process's threads take
-    /// turns in the choice, and a driver thread is its own. Writes, syncs and fallocates go by their
+    /// turns in the choice, and a driver thread is its own. Writes, syncs and all else go by their
     /// descriptor, those of one to one, so that barriers and joined syncs mean what they mean with
     /// one reactor. Each pins memory of its own: where a limit allows fewer, there are fewer, and
     /// `ioe_info` says how many and why. Default 1.

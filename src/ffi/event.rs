@@ -30,6 +30,12 @@ pub enum ioe_action {
     IOE_FDATASYNC = 4,
     /// fallocate(2).
     IOE_FALLOCATE = 5,
+    /// sync_file_range(2).
+    IOE_SYNC_RANGE = 6,
+    /// ftruncate(2).
+    IOE_TRUNCATE = 7,
+    /// posix_fadvise(2).
+    IOE_ADVISE = 8,
 }
 
 /// Called exactly once for every accepted event, on a callback thread, on the driver thread
@@ -364,6 +370,96 @@ pub unsafe extern "C" fn ioe_prep_fallocate(
     guard(|| done(unsafe { prepare(event, action, fd, None, len, offset) }))
 }
 
+/// Makes the event a sync_file_range(2) of `len` bytes at `offset`. Both are in bytes; a `len` of 0 is
+/// to the end of the file. `flags` are those of sync_file_range(2), and the kernel's to judge: with
+/// SYNC_FILE_RANGE_WRITE the write-back of the range begins, with the other two the event waits for
+/// it. So a sync that comes later has less to do. Nothing is durable by this: neither metadata nor
+/// what is in the disk's cache. A failed one is never retried by the library: one that waits takes the
+/// file's error, and the next fsync of the descriptor may say yes. It is not joined with others, and
+/// no barrier waits for it. Any thread that has the event.
+///
+/// Returns 0, or, leaving the event as it was:
+/// - `-EBUSY`: the event is in flight.
+/// - `-EINVAL`: `event` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+///
+/// ```c
+/// // What was written goes to the disk meanwhile: a shorter fsync.
+/// err = ioe_prep_sync_range(event, fd, offset, len,
+///                           SYNC_FILE_RANGE_WRITE);
+/// if (err == 0)
+///     err = ioe_submit(ctx, event);
+/// ```
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_prep_sync_range(
+    event: *mut ioe_event,
+    fd: c_int,
+    offset: u64,
+    len: u64,
+    flags: u32,
+) -> c_int {
+    let action = IOAction::SyncRange(flags);
+    // SAFETY: by the caller's promise.
+    guard(|| done(unsafe { prepare(event, action, fd, None, len, offset) }))
+}
+
+/// Makes the event an ftruncate(2) to `length` bytes. What was beyond is gone; where the file was
+/// shorter, it has zeros up to there. As with all events, order is the program's: a write in flight
+/// may make the file longer again, and no barrier waits for a truncation. Any thread that has the
+/// event.
+///
+/// Returns 0, or, leaving the event as it was:
+/// - `-EBUSY`: the event is in flight.
+/// - `-EINVAL`: `event` is NULL, or `length` is above INT64_MAX.
+///
+/// ```c
+/// // The log ends with its last whole record.
+/// err = ioe_prep_truncate(event, fd, offset + len);
+/// if (err == 0)
+///     err = (int)ioe_submit_wait(ctx, event);
+/// ```
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_prep_truncate(event: *mut ioe_event, fd: c_int, length: u64) -> c_int {
+    // SAFETY: by the caller's promise.
+    guard(|| done(unsafe { prepare(event, IOAction::Truncate, fd, None, length, 0) }))
+}
+
+/// Makes the event a posix_fadvise(2) about `len` bytes at `offset`. Both are in bytes; a `len` of 0 is
+/// to the end of the file. `advice` is one of POSIX_FADV_, and the kernel's to judge, which may do
+/// nothing: POSIX_FADV_WILLNEED begins to read the range into the page cache, POSIX_FADV_DONTNEED
+/// drops from there what needs no writing. Any thread that has the event.
+///
+/// Returns 0, or, leaving the event as it was:
+/// - `-EBUSY`: the event is in flight.
+/// - `-EINVAL`: `event` is NULL, or `offset` or `offset + len` is above INT64_MAX.
+///
+/// ```c
+/// // These are read soon: the disk may begin.
+/// err = ioe_prep_advise(event, fd, offset, len, POSIX_FADV_WILLNEED);
+/// if (err == 0)
+///     err = ioe_submit(ctx, event);
+/// ```
+///
+/// # Safety
+/// `event` is NULL or an event.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_prep_advise(
+    event: *mut ioe_event,
+    fd: c_int,
+    offset: u64,
+    len: u64,
+    advice: c_int,
+) -> c_int {
+    let action = IOAction::Advise(advice);
+    // SAFETY: by the caller's promise.
+    guard(|| done(unsafe { prepare(event, action, fd, None, len, offset) }))
+}
+
 /// Sets what is called when the event completes. It is given `arg`. Both survive completion and a
 /// new prep. Any thread that has the event.
 ///
@@ -425,14 +521,15 @@ unsafe fn get<R: super::Panicked>(
     guard(|| unsafe { from_c(event) }.map_or(absent, |event| getter(&event)))
 }
 
-/// The result of an event: bytes transferred since it was prepared, 0 for a sync or fallocate, or a
+/// The result of an event: bytes transferred since it was prepared, 0 for what is no transfer, or a
 /// negated errno. A write's is its full length or an errno; a read's is less than its length only
 /// where the file ends. Any thread.
 ///
-/// An errno is what preadv2(2), pwritev2(2), fsync(2) or fallocate(2) said, such as `-EBADF`,
-/// `-EIO` or `-ENOSPC`; `-EOPNOTSUPP` for a flag that the kernel, the file or the driver lacks;
-/// `-ECANCELED` after `ioe_cancel`; `-ETIMEDOUT` after `ioe_event_set_timeout`; for a sync, that of
-/// the sync it was joined with; for a barrier, that of a write before it.
+/// An errno is what preadv2(2), pwritev2(2), fsync(2), fallocate(2), sync_file_range(2), ftruncate(2)
+/// or posix_fadvise(2) said, such as `-EBADF`, `-EIO` or `-ENOSPC`; `-EOPNOTSUPP` for a flag that the
+/// kernel, the file or the driver lacks; `-ECANCELED` after `ioe_cancel`; `-ETIMEDOUT` after
+/// `ioe_event_set_timeout`; for a sync, that of the sync it was joined with; for a barrier, that of a
+/// write before it.
 ///
 /// Returns the result; `IOE_PENDING` before completion. Where there is no event:
 /// - `-EINVAL`: `event` is NULL.
@@ -512,6 +609,9 @@ pub unsafe extern "C" fn ioe_event_action(event: *const ioe_event) -> c_int {
         Some(IOAction::Fsync) => ioe_action::IOE_FSYNC as c_int,
         Some(IOAction::Fdatasync) => ioe_action::IOE_FDATASYNC as c_int,
         Some(IOAction::Fallocate(_)) => ioe_action::IOE_FALLOCATE as c_int,
+        Some(IOAction::SyncRange(_)) => ioe_action::IOE_SYNC_RANGE as c_int,
+        Some(IOAction::Truncate) => ioe_action::IOE_TRUNCATE as c_int,
+        Some(IOAction::Advise(_)) => ioe_action::IOE_ADVISE as c_int,
     };
     // SAFETY: by the caller's promise.
     unsafe { get(event, ioe_action::IOE_NONE as c_int, number) }
@@ -519,7 +619,7 @@ pub unsafe extern "C" fn ioe_event_action(event: *const ioe_event) -> c_int {
 
 /// The memory of the request, or of its first segment. Any thread.
 ///
-/// Returns it; NULL for a sync or fallocate, where never prepared, or for NULL.
+/// Returns it; NULL for what is no transfer, where never prepared, or for NULL.
 ///
 /// # Safety
 /// `event` is NULL or an event.
@@ -529,7 +629,8 @@ pub unsafe extern "C" fn ioe_event_buffer(event: *const ioe_event) -> *mut c_voi
     unsafe { get(event, std::ptr::null_mut(), |event| event.memory().cast()) }
 }
 
-/// The length of the whole request in bytes, all segments together. Any thread.
+/// The length of the whole request in bytes, all segments together; of a truncation, the file's. Any
+/// thread.
 ///
 /// Returns it; 0 for a sync, where never prepared, or for NULL.
 ///
@@ -543,7 +644,7 @@ pub unsafe extern "C" fn ioe_event_size(event: *const ioe_event) -> usize {
 
 /// The file offset in bytes at which the whole request begins. Any thread.
 ///
-/// Returns it; 0 for a sync, where never prepared, or for NULL.
+/// Returns it; 0 for a sync or a truncation, where never prepared, or for NULL.
 ///
 /// # Safety
 /// `event` is NULL or an event.

@@ -340,6 +340,13 @@ impl Run {
         }
     }
 
+    /// A range of a file, of an event that moves no bytes; and whether there can be such a range.
+    fn any_range(state: &mut State, slot: usize) -> (Asked, bool) {
+        let (fd, offset) = (Self::any_fd(state, slot as u32), Self::any_offset(state));
+        let len = state.input.number();
+        (Asked { fd, offset, len, ..NOTHING }, in_range(offset, Some(len)))
+    }
+
     /// The checks and the model around a prep call.
     fn prep(
         &self,
@@ -509,16 +516,42 @@ impl Run {
 
     pub(super) fn prep_fallocate(&self) {
         let mode = self.state().input.number() as i32;
-        let choose = |state: &mut State, slot: usize| {
-            let (fd, offset) = (Self::any_fd(state, slot as u32), Self::any_offset(state));
-            let len = state.input.number();
-            (Asked { fd, offset, len, ..NOTHING }, in_range(offset, Some(len)))
-        };
         let call = |raw, asked: &Asked| {
             // SAFETY: an event or NULL.
             unsafe { ioe_prep_fallocate(raw, asked.fd, mode, asked.offset, asked.len) }
         };
-        self.prep("ioe_prep_fallocate", IOAction::Fallocate(mode), true, choose, call);
+        let action = IOAction::Fallocate(mode);
+        self.prep("ioe_prep_fallocate", action, true, Self::any_range, call);
+    }
+
+    pub(super) fn prep_sync_range(&self) {
+        let flags = self.state().input.number() as u32;
+        let call = |raw, asked: &Asked| {
+            // SAFETY: an event or NULL.
+            unsafe { ioe_prep_sync_range(raw, asked.fd, asked.offset, asked.len, flags) }
+        };
+        let action = IOAction::SyncRange(flags);
+        self.prep("ioe_prep_sync_range", action, true, Self::any_range, call);
+    }
+
+    pub(super) fn prep_truncate(&self) {
+        let choose = |state: &mut State, slot: usize| {
+            let (fd, len) = (Self::any_fd(state, slot as u32), state.input.number());
+            (Asked { fd, len, ..NOTHING }, in_range(0, Some(len)))
+        };
+        // SAFETY: an event or NULL.
+        let call = |raw, asked: &Asked| unsafe { ioe_prep_truncate(raw, asked.fd, asked.len) };
+        self.prep("ioe_prep_truncate", IOAction::Truncate, true, choose, call);
+    }
+
+    pub(super) fn prep_advise(&self) {
+        let advice = self.state().input.number() as i32;
+        let call = |raw, asked: &Asked| {
+            // SAFETY: an event or NULL.
+            unsafe { ioe_prep_advise(raw, asked.fd, asked.offset, asked.len, advice) }
+        };
+        let action = IOAction::Advise(advice);
+        self.prep("ioe_prep_advise", action, true, Self::any_range, call);
     }
 
     /// The checks and the model around a call that sets something.
@@ -643,6 +676,9 @@ impl Run {
             Some(IOAction::Fsync) => ioe_action::IOE_FSYNC,
             Some(IOAction::Fdatasync) => ioe_action::IOE_FDATASYNC,
             Some(IOAction::Fallocate(_)) => ioe_action::IOE_FALLOCATE,
+            Some(IOAction::SyncRange(_)) => ioe_action::IOE_SYNC_RANGE,
+            Some(IOAction::Truncate) => ioe_action::IOE_TRUNCATE,
+            Some(IOAction::Advise(_)) => ioe_action::IOE_ADVISE,
         };
         let arg = event.callback.map_or(ptr::null(), |number| &raw const event.tags[number]);
         // SAFETY: NULL, or an event that lives; getters may always be called.

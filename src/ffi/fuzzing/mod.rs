@@ -254,7 +254,7 @@ impl Run {
 
     /// Makes one call, of any.
     fn step(&self) {
-        let kind = self.state().input.byte() % 44;
+        let kind = self.state().input.byte() % 47;
         self.step_of(kind);
     }
 
@@ -293,7 +293,10 @@ impl Run {
             40 => self.merger_free(),
             41 => self.workers_new(),
             42 => self.workers_free(),
-            _ => self.library_calls(),
+            43 => self.library_calls(),
+            44 => self.prep_sync_range(),
+            45 => self.prep_truncate(),
+            _ => self.prep_advise(),
         }
     }
 
