@@ -289,6 +289,24 @@ static int submit_wait(struct submitter *self)
     return n < 0 ? (int)n : n == BLOCK ? 0 : -EIO;
 }
 
+/* Each batch finds the reactor asleep, where the context has one. */
+static int submit_wait_batches(struct submitter *self)
+{
+    struct run *r = self->run;
+    int n = BATCH;
+
+    for (uint32_t i = 0; n == BATCH && i < round_events; i += BATCH) {
+        if (!(r->way->flags & IOE_POLLED)) {
+            door_close(1);
+            door_open();
+        }
+        n = ioe_submit_wait_batch(r->ctx, self->events + i, BATCH);
+    }
+    r->left = 0;
+    sem_post(&r->done);
+    return n < 0 ? n : n == BATCH ? 0 : -EAGAIN;
+}
+
 static int submit_polled(struct submitter *self)
 {
     struct run *r = self->run;
@@ -341,6 +359,7 @@ static const struct way ways[] = {
     {"polled", IOE_POLLED, 0, false, submit_polled, false},
     {"polled-cancel", IOE_POLLED, 0, false, submit_after_cancel, false},
     {"polled-merging", IOE_POLLED, 0, true, submit_polled, false},
+    {"polled-wait", IOE_POLLED, 0, false, submit_wait_batches, false},
     {"inline", 0, 0, false, submit_each, true},
     {"producer", 0, 0, false, submit_each, false},
     {"batches", 0, 0, false, submit_batches, false},
@@ -348,6 +367,7 @@ static const struct way ways[] = {
     {"merger", 0, 0, false, submit_merger, false},
     {"one-worker", 0, 1, false, submit_each, false},
     {"submit-wait", 0, 0, false, submit_wait, false},
+    {"wait-batches", 0, 0, false, submit_wait_batches, false},
     {"context", 0, 1, false, NULL, false},
 };
 

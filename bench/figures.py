@@ -28,8 +28,9 @@ import sys
 import tempfile
 
 CASES = [f"{case} {driver}" for driver, cases in {
-    "uring": ("polled", "polled-cancel", "polled-merging", "inline", "producer", "batches", "batches-merging",
-              "merger", "one-worker", "submit-wait", "context"),
+    "uring": ("polled", "polled-cancel", "polled-merging", "polled-wait",
+              "inline", "producer", "batches", "batches-merging",
+              "merger", "one-worker", "submit-wait", "wait-batches", "context"),
     "aio": ("polled", "producer"),
     "pool": ("polled", "producer", "context"),
 }.items() for case in cases]

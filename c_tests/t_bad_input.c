@@ -449,6 +449,7 @@ static void submits_of_null_are_refused(void **state)
         ASSERT_CALL(ioe_submit(ctx, NULL), -EINVAL);
         ASSERT_CALL(ioe_try_submit(ctx, NULL), -EINVAL);
         ASSERT_CALL(ioe_submit_batch(ctx, none, 1), -EINVAL);
+        ASSERT_CALL(ioe_submit_wait_batch(ctx, none, 2), -EINVAL);
     }
     assert_int_equal(ioe_prep_write(e, fd, buffer, 16, 0), 0);
     assert_int_equal(run_event(ctx, how, e), 16);

@@ -16,6 +16,7 @@ typedef struct attempt {
     int poll[2];
     int workers_freed;
     int64_t waited;
+    int batch;
     int64_t left;
     latch done;
 } attempt;
@@ -40,6 +41,7 @@ static void try_everything(ioe_event *event, void *arg)
     a->drain[1] = ioe_drain(a->ctx, 0);
     a->drain[2] = ioe_drain(a->ctx, 10);
     a->waited = ioe_submit_wait(a->ctx, a->event);
+    a->batch = ioe_submit_wait_batch(a->ctx, (ioe_event *[]){a->event, a->event}, 2);
     a->left = ioe_event_result(a->event);
     a->poll[0] = ioe_poll(a->ctx, 0, 0);
     a->poll[1] = ioe_poll(a->ctx, 1, -1);
@@ -56,6 +58,7 @@ static void assert_deadlocks(const attempt *a)
     for (size_t i = 0; i < COUNT_OF(a->poll); i++)
         assert_int_equal(a->poll[i], -EDEADLK);
     assert_int_equal(a->waited, -EDEADLK);
+    assert_int_equal(a->batch, -EDEADLK);
     assert_int_equal(a->freed, -EDEADLK);
     assert_int_equal(a->left, IOE_PENDING);
 }

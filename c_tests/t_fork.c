@@ -137,6 +137,8 @@ static int refused_by_everything(ioe_context *ctx)
     CHILD_CHECK(ioe_try_submit(ctx, event) == -EOWNERDEAD);
     CHILD_CHECK(ioe_submit_batch(ctx, &event, 1) == -EOWNERDEAD);
     CHILD_CHECK(ioe_submit_wait(ctx, event) == -EOWNERDEAD);
+    CHILD_CHECK(ioe_submit_wait_batch(ctx, &event, 1) == -EOWNERDEAD);
+    CHILD_CHECK(ioe_submit_wait_batch(ctx, (ioe_event *[]){event, event}, 2) == -EOWNERDEAD);
     CHILD_CHECK(ioe_poll(ctx, 0, 0) == -EOWNERDEAD);
     CHILD_CHECK(ioe_poll(ctx, 1, -1) == -EOWNERDEAD);
     CHILD_CHECK(ioe_drain(ctx, 0) == -EOWNERDEAD);

@@ -521,6 +521,61 @@ void a_handle_may_go_while_it_is_waited_for(void **)
     assert_int_equal(counted::alive, 1);
 }
 
+/* So do all of many, and their list goes with them. */
+void a_batch_that_is_waited_for_may_lose_its_handles(void **)
+{
+    for (const unsigned n : {2u, 256u, 257u, 600u}) {
+        ioe::context ctx(polled_config());
+        file fd;
+        called = 0;
+        auto waited = std::make_unique<std::vector<ioe::event>>(n);
+        ioe::event other([&, c = counted()](ioe::event_ref) {
+            waited.reset();
+            ++called;
+        });
+        other.prep_fsync(fd);
+        ctx.submit(other);
+        for (ioe::event &event : *waited) {
+            event.on_complete([c = counted()](ioe::event_ref) { called = 100; });
+            event.prep_fsync(fd);
+        }
+        assert_int_equal(ctx.submit_wait_batch(*waited), n);
+        ctx.drain();
+        assert_int_equal(called, 1);
+        assert_null(waited.get());
+        assert_int_equal(counted::alive, 1);
+    }
+    assert_int_equal(counted::alive, 0);
+}
+
+void a_batch_is_waited_for(void **)
+{
+    ioe::context ctx;
+    file fd;
+    std::error_code ec;
+    char out[] = "both", in[5] = "";
+    ioe::event first, second, bad([](ioe::event_ref) { called = 100; });
+    called = 0;
+    first.prep_write(fd, {out, 2}, 0);
+    second.prep_write(fd, {out + 2, 3}, 2);
+    assert_int_equal(ctx.submit_wait_batch({first, second}), 2);
+    assert_int_equal(second.result(), 3);
+    first.prep_read(fd, {in, 5}, 0);
+    second.prep_read(-1, {in, 5}, 0);
+    /* The last was never prepared. */
+    assert_int_equal(ctx.submit_wait_batch({first, second, bad}, ec), 2);
+    assert_int_equal(ec.value(), 0);
+    assert_string_equal(in, "both");
+    assert_int_equal(second.error().value(), EBADF);
+    assert_int_equal(thrown([&] { ctx.submit_wait_batch({bad, first}); }), EINVAL);
+    assert_int_equal(ctx.submit_wait_batch({bad}, ec), 0);
+    assert_int_equal(ec.value(), EINVAL);
+    assert_int_equal(ctx.submit_wait_batch(std::vector<ioe::event>(), ec), 0);
+    assert_int_equal(ec.value(), 0);
+    ctx.drain();
+    assert_int_equal(called, 0);
+}
+
 bool is_mapped(const std::byte *memory)
 {
     return msync(const_cast<std::byte *>(memory), len, MS_ASYNC) == 0;
@@ -906,6 +961,7 @@ void one_that_was_moved_from_says_einval(void **)
     assert_int_equal(thrown([&] { (void)ctx.try_submit(event2); }), EINVAL);
     assert_int_equal(thrown([&] { ctx.submit_batch(std::vector<ioe::event_ref>{event2}); }), EINVAL);
     assert_int_equal(thrown([&] { ctx.submit_wait(event2); }), EINVAL);
+    assert_int_equal(thrown([&] { ctx.submit_wait_batch({event2}); }), EINVAL);
     assert_int_equal(thrown([&] { ctx.drain(); }), EINVAL);
     assert_int_equal(thrown([&] { ctx.cancel(1); }), EINVAL);
     assert_int_equal(thrown([&] { ctx.poll(); }), EINVAL);
@@ -922,6 +978,7 @@ void one_that_was_moved_from_says_einval(void **)
     assert_int_equal(thrown([&] { event.result(); }), EINVAL);
     assert_int_equal(thrown([&] { ctx2.submit(event); }), EINVAL);
     assert_int_equal(thrown([&] { ctx2.submit_wait(event); }), EINVAL);
+    assert_int_equal(thrown([&] { ctx2.submit_wait_batch({event}); }), EINVAL);
 
     /* What was moved to works, and closes in its order. */
     assert_int_equal(thrown([&] { ctx2.close(); }), EBUSY);
@@ -1123,6 +1180,8 @@ int main()
         cmocka_unit_test(a_handle_may_go_in_flight),
         for_each_delivery(a_handle_may_go_in_its_callback),
         cmocka_unit_test(a_handle_may_go_while_it_is_waited_for),
+        cmocka_unit_test(a_batch_that_is_waited_for_may_lose_its_handles),
+        cmocka_unit_test(a_batch_is_waited_for),
         cmocka_unit_test(owners_free_what_they_made),
         for_each_delivery(it_is_submitted_again_in_its_callback),
         for_each_delivery(a_callable_may_be_replaced_in_its_callback),

@@ -24,7 +24,7 @@ static ioe_event *fsync_event(int fd, latch *done)
 
 /* ---- who owns it ---- */
 
-enum { SUBMIT, TRY_SUBMIT, BATCH, SUBMIT_WAIT, POLL, DRAIN, DESCRIPTOR, FREE, INFO, STATS, CANCEL, CALLS };
+enum { SUBMIT, TRY_SUBMIT, BATCH, SUBMIT_WAIT, WAIT_BATCH, POLL, DRAIN, DESCRIPTOR, FREE, INFO, STATS, CANCEL, CALLS };
 
 typedef struct visit {
     ioe_context *ctx;
@@ -41,6 +41,7 @@ static void *make_every_call(void *arg)
     v->answers[TRY_SUBMIT] = ioe_try_submit(v->ctx, v->event);
     v->answers[BATCH] = ioe_submit_batch(v->ctx, &v->event, 1);
     v->answers[SUBMIT_WAIT] = ioe_submit_wait(v->ctx, v->event);
+    v->answers[WAIT_BATCH] = ioe_submit_wait_batch(v->ctx, (ioe_event *[]){v->event, v->event}, 2);
     v->answers[POLL] = ioe_poll(v->ctx, 0, 0);
     v->answers[DRAIN] = ioe_drain(v->ctx, 0);
     v->answers[DESCRIPTOR] = ioe_context_fd(v->ctx);

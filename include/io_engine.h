@@ -13,7 +13,7 @@
  * callback it is the program's again: to be read, freed, kept, or prepared and submitted once more. In
  * between, its buffers live, its descriptor stays open, and only its getters may be called, from any
  * thread. Otherwise one thread at a time has it. A submit that fails leaves it with the program, as it
- * was.
+ * was. What `ioe_submit_wait` and `ioe_submit_wait_batch` wait for is the program's again when they return.
  *
  * The library frees no buffer and closes no descriptor of the program's. It copies the array of a
  * vectored event, and nothing else.
@@ -33,13 +33,14 @@
  * DELIVERY
  *
  * Every accepted event has its callback called exactly once, with its result, whatever fails.
- * `ioe_submit_wait` is the exception: it returns the result and calls nothing. Callbacks of one context
- * run at the same time where it has several callback threads. Order among events in flight is
- * undefined; a callback that submits the next, or `IOE_BARRIER`, makes order.
+ * `ioe_submit_wait` and `ioe_submit_wait_batch` are the exception: they return when all is done, and call
+ * nothing. Callbacks of one context run at the same time where it has several callback threads. Order
+ * among events in flight is undefined; a callback that submits the next, or `IOE_BARRIER`, makes order.
  *
  * `ioe_submit` waits while `queue_size` accepted events have not started their callbacks. Inside a
  * callback it never waits, so callbacks cannot block each other; `ioe_drain`, `ioe_context_free`,
- * `ioe_submit_wait` and `ioe_poll` of the same context answer `-EDEADLK` there.
+ * `ioe_submit_wait`, `ioe_submit_wait_batch` and `ioe_poll` of the same context answer `-EDEADLK` there. A
+ * callback that waits for another context can: with `workers` 0, its own context stands still meanwhile.
  *
  * `ioe_cancel` and `ioe_event_set_timeout` end an event early. Its callback comes all the same, when the
  * kernel is done with its memory.
@@ -267,7 +268,8 @@ typedef enum ioe_flag {
      * No driver thread and no callback thread. The first thread that submits or polls owns the
      * context; any other gets `-EPERM` from everything but info, stats, `ioe_cancel` and, once the
      * owner has ended, `ioe_context_free` and `ioe_merger_free`. Callbacks run inside `ioe_poll`,
-     * and inside `ioe_drain`, `ioe_submit_wait` and `ioe_context_free`, which poll by themselves.
+     * and inside `ioe_drain`, `ioe_submit_wait`, `ioe_submit_wait_batch` and `ioe_context_free`, which
+     * poll by themselves.
      */
     IOE_POLLED = 1,
     /**
@@ -511,7 +513,7 @@ typedef struct ioe_stats {
      */
     uint64_t accepted;
     /**
-     * Events whose callback has started.
+     * Events whose callback has started, or that are done, where their submitter waits for them.
      */
     uint64_t completed;
     /**
@@ -548,7 +550,7 @@ typedef struct ioe_stats {
      */
     uint64_t syncs_joined;
     /**
-     * Events accepted whose callback has not started.
+     * Events accepted, less those completed.
      */
     uint64_t in_flight;
 } ioe_stats;
@@ -1409,8 +1411,8 @@ int ioe_try_submit(struct ioe_context *ctx, struct ioe_event *event);
  *
  * Returns how many were accepted (at most INT_MAX are looked at); the others are yours, as they
  * were. Where there are events and none was accepted:
- * - `-EINVAL`: `ctx` or `events` is NULL; the first event is NULL, was never prepared, has no
- *   callback, or is whole and was not prepared again.
+ * - `-EINVAL`: `ctx` or `events` is NULL, also where `n` is 0; the first event is NULL, was never
+ *   prepared, has no callback, or is whole and was not prepared again.
  * - `-EBUSY`: the first event is in flight.
  * - `-EPERM`: not the owner of a polled context.
  * - `-ESHUTDOWN`: the context is being freed.
@@ -1462,6 +1464,43 @@ int ioe_submit_batch(struct ioe_context *ctx, struct ioe_event *const *events, s
  * As `ioe_submit`.
  */
 int64_t ioe_submit_wait(struct ioe_context *ctx, struct ioe_event *event);
+
+/**
+ * Hands several events to the context together and waits for all. `n` of them, in order, up to the
+ * first that is refused; with `merge_limit`, neighbours among them are joined. They are under way
+ * at once, done by the driver, whose thread tells the caller when the last one is done: no
+ * callback thread takes part. One alone is done as `ioe_submit_wait` does it. They need no
+ * callbacks, and those that are set are not called; they need no room in the queue. Until the call
+ * returns they are in flight, also those that are done. Any thread; with `IOE_POLLED` the owner's,
+ * and callbacks of other events in flight may run in here. With `workers` 0 hold no lock that a
+ * callback takes: the driver thread is who it waits for.
+ *
+ * Returns how many were accepted (at most INT_MAX are looked at), which are done: each has its result
+ * (`ioe_event_result`); the others are as they were. Where there are events and none was accepted:
+ * - `-EINVAL`: `ctx` or `events` is NULL, also where `n` is 0; the first event is NULL, was never
+ *   prepared, or is whole and was not prepared again.
+ * - `-EBUSY`: the first event is in flight.
+ * - `-EDEADLK`: called inside a callback of this context, or for what is handed over, inside the log
+ *   callback on its driver thread.
+ * - `-EPERM`: not the owner of a polled context.
+ * - `-ESHUTDOWN`: the context is being freed.
+ * - `-EOWNERDEAD`: in a forked child.
+ *
+ * ```c
+ * int done = ioe_submit_wait_batch(ctx, events, n);
+ * for (int i = 0; i < done; i++) {
+ *     int64_t result = ioe_event_result(events[i]);
+ *     if (result < 0)
+ *         fprintf(stderr, "%d: %s\n", i, ioe_strerror((int)result));
+ * }
+ * ```
+ *
+ * Requires:
+ * As `ioe_submit_batch`.
+ */
+int ioe_submit_wait_batch(struct ioe_context *ctx,
+                          struct ioe_event *const *events,
+                          size_t n);
 
 /**
  * Asks for an event back by its `ioe_event_id`. It completes, in its callback, with `-ECANCELED`,
@@ -1537,10 +1576,11 @@ int ioe_merger_new(struct ioe_context *ctx,
  * that is not adjacent to what was gathered, at either end, or would exceed the limit, flushes
  * that first; reaching the limit flushes at once. Everything gathered in a context is also flushed
  * by `ioe_drain`, by `ioe_poll` with a `min` above 0, by a barrier (`IOE_BARRIER`), by
- * `ioe_cancel`, and by whoever finds the queue full of nothing but gathered events (with several
- * `reactors`, what those of that queue gathered); an event with a time limit goes at once, with
- * what was gathered. Without any of these, an event stays gathered, and its callback does not
- * come, until `ioe_merger_flush`. Any thread, one at a time; with `IOE_POLLED` the owner's.
+ * `ioe_cancel`, in a polled context by what waits for a batch or for what it hands over, and by
+ * whoever finds the queue full of nothing but gathered events (with several `reactors`, what those
+ * of that queue gathered); an event with a time limit goes at once, with what was gathered.
+ * Without any of these, an event stays gathered, and its callback does not come, until
+ * `ioe_merger_flush`. Any thread, one at a time; with `IOE_POLLED` the owner's.
  *
  * Returns 0, or, leaving the event yours, as it was:
  * - `-EINVAL`: a pointer is NULL; the event has another descriptor or action than the merger, was

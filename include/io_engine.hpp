@@ -651,6 +651,27 @@ inline std::int64_t wait_for(ioe_context *ctx, ioe_event *event) noexcept
     return answer;
 }
 
+/* The same for many, whose nodes are remembered: one that was refused may have another by then. */
+inline std::int64_t wait_for_all(ioe_context *ctx, ioe_event *const *events, std::size_t n) noexcept
+{
+    /* An empty std::vector may give a null pointer, which the C call refuses. */
+    if (n == 0)
+        return ctx != nullptr ? 0 : -EINVAL;
+    constexpr std::size_t few = 256;
+    node *some[few];
+    std::unique_ptr<node *[]> many(n > few ? new (std::nothrow) node *[n] : nullptr);
+    node **nodes = n > few ? many.get() : some;
+    if (nodes == nullptr)
+        return -ENOMEM;
+    std::size_t held = 0;
+    for (; held < n && (nodes[held] = node_of(events[held])) != nullptr; ++held)
+        nodes[held]->references.fetch_add(1, std::memory_order_relaxed);
+    const std::int64_t answer = held > 0 ? ioe_submit_wait_batch(ctx, events, held) : -EINVAL;
+    for (std::size_t i = 0; i < held; ++i)
+        release(nodes[i]);
+    return answer;
+}
+
 /* A C context, and events for `co_await` that are used again: a list of them, linked by their `arg`. It
  * belongs to its handle and to each operation: one that was refused because the context is being freed still
  * gives its event back. */
@@ -738,7 +759,8 @@ class event : public event_base {
         std::is_nothrow_constructible_v<std::decay_t<Function>, Function &&>;
 
   public:
-    /** Has no callable yet: submitting it fails with `EINVAL`, but for `submit_wait`. */
+    /** Has no callable yet: submitting it fails with `EINVAL`, but for `submit_wait` and
+     * `submit_wait_batch`. */
     event() : event_base(detail::new_event())
     {
         detail::check(event_ != nullptr ? 0 : -ENOMEM, "ioe_event_new");
@@ -1124,12 +1146,13 @@ class context {
     template <class Events = std::initializer_list<event_ref>>
     std::size_t submit_batch(const Events &events)
     {
-        return static_cast<std::size_t>(detail::check(submit_all(events), "ioe_submit_batch"));
+        return static_cast<std::size_t>(
+            detail::check(with_all(events, detail::hand_over_all), "ioe_submit_batch"));
     }
     template <class Events = std::initializer_list<event_ref>>
     std::size_t submit_batch(const Events &events, std::error_code &ec) noexcept
     {
-        return static_cast<std::size_t>(detail::check(submit_all(events), ec));
+        return static_cast<std::size_t>(detail::check(with_all(events, detail::hand_over_all), ec));
     }
 
     /** Does the event, waits, and gives its result; a callable is not needed, and not called. */
@@ -1141,6 +1164,21 @@ class context {
     std::size_t submit_wait(event_ref event, std::error_code &ec) noexcept
     {
         return static_cast<std::size_t>(detail::check(detail::wait_for(get(), event.get()), ec));
+    }
+
+    /** The same for many together, given as for `submit_batch`; but all of them are handed over at once, and
+     * more than 256 take memory for a list meanwhile (`ENOMEM`). Gives how many were accepted, which are
+     * done: `result` of each tells how. */
+    template <class Events = std::initializer_list<event_ref>>
+    std::size_t submit_wait_batch(const Events &events)
+    {
+        return static_cast<std::size_t>(
+            detail::check(with_all(events, detail::wait_for_all), "ioe_submit_wait_batch"));
+    }
+    template <class Events = std::initializer_list<event_ref>>
+    std::size_t submit_wait_batch(const Events &events, std::error_code &ec) noexcept
+    {
+        return static_cast<std::size_t>(detail::check(with_all(events, detail::wait_for_all), ec));
     }
 
     void drain() { detail::check(ioe_drain(get(), -1), "ioe_drain"); }
@@ -1309,14 +1347,14 @@ class context {
     }
 
     template <class Events>
-    std::int64_t submit_all(const Events &events) noexcept
+    std::int64_t with_all(const Events &events,
+                          std::int64_t call(ioe_context *, ioe_event *const *, std::size_t) noexcept) noexcept
     {
         using one = std::remove_pointer_t<decltype(std::data(events))>;
-        static_assert(std::is_base_of_v<event_base, one>, "submit_batch takes events");
+        static_assert(std::is_base_of_v<event_base, one>, "a batch is of events");
         /* They are what the C call wants: pointers to C events, one after the other. */
         static_assert(sizeof(one) == sizeof(ioe_event *) && std::is_standard_layout_v<one>);
-        return detail::hand_over_all(get(), reinterpret_cast<ioe_event *const *>(std::data(events)),
-                                     std::size(events));
+        return call(get(), reinterpret_cast<ioe_event *const *>(std::data(events)), std::size(events));
     }
 
     detail::engine::owner engine_;

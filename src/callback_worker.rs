@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use crossfire::{mpmc, MRx, MTx, TryRecvError};
 
 use crate::fork;
-use crate::gate::{lock, Gate};
+use crate::gate::{lock, Gate, Latch};
 use crate::ledger::{Admission, Ledger};
 use crate::log::{explain, log, Level};
 use crate::merge;
@@ -230,13 +230,11 @@ fn run<C: IOCallback>(ledger: &Ledger, mut next: impl FnMut() -> Option<IOEvent<
 pub(crate) fn hand_back<C>(ledger: &Ledger, event: IOEvent<C>) {
     let admission = starts(ledger, &event);
     ledger.finish(admission);
-    let waiter = event.take_waiter();
-    event.set_handed_back();
+    let latch = event.take_waiter();
     // It is a second handle of the waiter's own.
     event.into_raw();
-    if let Some(thread) = waiter {
-        thread.unpark();
-    }
+    // SAFETY: it was counted up for this event.
+    latch.into_iter().for_each(|latch| unsafe { Latch::count_down(latch) });
 }
 
 /// Makes one message of several events, the last first.

@@ -6,12 +6,11 @@
 //! watches what callers do.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use crate::gate::lock;
+use crate::gate::{lock, sleep_while, wake};
 use crate::ledger::{Admission, Refused};
 use crate::tasks::Extent;
 
@@ -66,7 +65,8 @@ impl Sync {
 
 /// A caller that waits for its turn, or for somebody who syncs for it.
 pub(crate) struct Waiter {
-    thread: Thread,
+    /// How often it was woken.
+    wakes: AtomicU32,
     /// It wants an fsync, not only an fdatasync.
     pub whole: bool,
     /// [`WAITS`], [`LEADS`], or the result.
@@ -94,16 +94,29 @@ impl Waiter {
         }
     }
 
-    fn wake(&self, state: i64) {
-        // The waiter may be gone as soon as it sees the state: its thread is asked for before.
-        let thread = self.thread.clone();
+    /// How often it was woken, to be asked before it looks whether it still waits.
+    pub(crate) fn wakes(&self) -> u32 {
+        self.wakes.load(SeqCst)
+    }
+
+    /// Sleeps until it is woken once more.
+    pub(crate) fn sleep(&self, wakes: u32) {
+        sleep_while(&self.wakes, wakes);
+    }
+
+    fn wake(&self) {
+        self.wakes.fetch_add(1, SeqCst);
+        wake(self.wakes.as_ptr());
+    }
+
+    fn tell(&self, state: i64) {
         self.state.store(state, SeqCst);
-        thread.unpark();
+        self.wake();
     }
 
     /// Tells the result: 0 or a negated errno.
     pub(crate) fn finish(&self, result: i64) {
-        self.wake(result.min(0));
+        self.tell(result.min(0));
     }
 }
 
@@ -146,7 +159,7 @@ struct Passed {
 impl Passed {
     /// True where the turn is the reactor's.
     fn wake(self) -> bool {
-        self.leader.into_iter().for_each(|leader| leader.wake(LEADS));
+        self.leader.into_iter().for_each(|leader| leader.tell(LEADS));
         self.told.iter().for_each(|waiter| waiter.finish(self.result));
         self.reactors
     }
@@ -200,7 +213,7 @@ impl Callers {
             return None;
         };
         let state = AtomicI64::new(WAITS);
-        let waiter = Arc::new(Waiter { thread: std::thread::current(), whole, state });
+        let waiter = Arc::new(Waiter { wakes: AtomicU32::new(0), whole, state });
         sync.waiting.push(waiter.clone());
         Some(waiter)
     }
@@ -235,7 +248,7 @@ impl Callers {
     /// Has all callers that wait look at their events again.
     pub(crate) fn wake_waiters(&self) {
         let list = lock(&self.list);
-        list.syncs.iter().flat_map(|sync| &sync.waiting).for_each(|waiter| waiter.thread.unpark());
+        list.syncs.iter().flat_map(|sync| &sync.waiting).for_each(|waiter| waiter.wake());
     }
 
     /// A caller is about to make a system call. Whether the reactor has to be told that there is

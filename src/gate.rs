@@ -1,7 +1,11 @@
 //! Waiting for a condition that other threads bring about: a waiter sleeps, whoever changes the
 //! condition wakes it, and nobody pays more than one load while nobody waits.
 
-use std::sync::atomic::{fence, AtomicU32, Ordering::SeqCst};
+use std::ptr::NonNull;
+use std::sync::atomic::{
+    fence, AtomicU32,
+    Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
+};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -86,5 +90,66 @@ impl Gate {
             }
         }
         waited_for
+    }
+}
+
+/// Sleeps while the word has this value, until it is woken; or a little, for no reason. A futex(2), and not
+/// the standard library's handle of a thread: one that ends has none any more when its last destructors
+/// run.
+pub(crate) fn sleep_while(word: &AtomicU32, value: u32) {
+    let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    let no_limit = std::ptr::null::<libc::timespec>();
+    // SAFETY: a word that lives as long as the call.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), wait, value, no_limit) };
+}
+
+/// Wakes who sleeps there, if anybody does. Nothing is read: the word may be gone, and somebody else sleep
+/// there, who looks again.
+pub(crate) fn wake(word: *const u32) {
+    let wake = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the kernel takes any address for it.
+    unsafe { libc::syscall(libc::SYS_futex, word, wake, 1) };
+}
+
+/// Where one thread waits for several things, each of which counts down once. It lies on the stack
+/// of that thread, which must not leave before.
+#[derive(Default)]
+pub(crate) struct Latch {
+    /// How many are left; and [`SLEEPS`], where the thread has to be woken.
+    word: AtomicU32,
+}
+
+const SLEEPS: u32 = 1 << 31;
+
+impl Latch {
+    /// One more thing is waited for.
+    pub(crate) fn count_up(&self) {
+        self.word.fetch_add(1, Relaxed);
+    }
+
+    /// How many are waited for. What they did before they counted down can be seen where none is.
+    pub(crate) fn left(&self) -> u32 {
+        self.word.load(Acquire) & !SLEEPS
+    }
+
+    /// Sleeps while there are as many as that, until the last is done; or a little, for no reason.
+    pub(crate) fn sleep(&self, left: u32) {
+        self.word.fetch_or(SLEEPS, Relaxed);
+        sleep_while(&self.word, left | SLEEPS);
+    }
+
+    /// One of them is done. The last one, and no other, wakes the thread, if it sleeps.
+    ///
+    /// # Safety
+    /// The latch is there: it was counted up for this.
+    pub(crate) unsafe fn count_down(latch: NonNull<Latch>) {
+        // SAFETY: it is there until this one has counted down.
+        let (word, before) = unsafe {
+            let word = &latch.as_ref().word;
+            (word.as_ptr(), word.fetch_sub(1, AcqRel))
+        };
+        if before == 1 | SLEEPS {
+            wake(word);
+        }
     }
 }

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,8 +103,8 @@ struct Model {
     callbacks: u64,
     failed: Option<u32>,
     closed: bool,
-    /// Submitted, and somebody waits for it instead of a callback.
-    waited_for: Option<u32>,
+    /// Submitted, and somebody waits for them instead of callbacks.
+    waited_for: Vec<u32>,
     /// Names of lives that are over.
     old_names: Vec<u64>,
     /// How writes ended, by event and submission: their results, and when the kernel was done.
@@ -347,14 +348,48 @@ fn submit_wait(id: u32, mut event: IOEvent<Check>) {
     }
     be_any_thread();
     let context = set_off(id, &event);
-    MODEL.with_borrow_mut(|model| model.waited_for = Some(id));
+    MODEL.with_borrow_mut(|model| model.waited_for.push(id));
     context.submit_wait(&mut event).expect("it is accepted");
     MODEL.with_borrow_mut(|model| {
-        model.waited_for = None;
+        model.waited_for.clear();
         model.callbacks += 1;
         model.completed(id, &event);
         model.callbacks -= 1;
         model.events.remove(&id);
+    });
+}
+
+/// Makes events in several regions, a barrier among them now and then, submits them as one batch and waits
+/// for all instead of callbacks.
+fn submit_wait_batch(first_ids: impl Iterator<Item = u32>) {
+    be_any_thread();
+    let mut ids = Vec::new();
+    let mut batch = Vec::new();
+    for first in first_ids {
+        for (id, event) in new_events(first) {
+            set_off(id, &event);
+            ids.push(id);
+            batch.push(event.into_raw());
+        }
+    }
+    let context = MODEL.with_borrow_mut(|model| {
+        model.waited_for.clone_from(&ids);
+        model.context.clone().expect("a context")
+    });
+    if batch.len() == 1 {
+        // It would be done on this thread, by the real kernel.
+        batch.push(std::ptr::null_mut());
+    }
+    // SAFETY: as many, all of `into_raw` or NULL.
+    let accepted = unsafe { context.submit_wait_batch(batch.as_ptr(), batch.len()) };
+    assert_eq!(accepted, Ok(ids.len()), "so many were accepted");
+    MODEL.with_borrow_mut(|model| {
+        model.waited_for.clear();
+        for (id, raw) in ids.into_iter().zip(batch.into_iter().filter_map(NonNull::new)) {
+            // SAFETY: it came from `into_raw`, and is done.
+            model.completed(id, &unsafe { IOEvent::from_raw(raw) });
+            model.events.remove(&id);
+        }
     });
 }
 
@@ -373,7 +408,7 @@ fn cancel_any() {
             let id = ids[any(ids.len())];
             let found = context.cancel(model.events[&id].name);
             // One that is waited for is told before the model is.
-            assert!(found.is_ok() || model.waited_for == Some(id), "event {id} flies: {found:?}");
+            assert!(found.is_ok() || model.waited_for.contains(&id), "event {id} flies: {found:?}");
             if found.is_ok() {
                 with_world(|world| world.flights.get_mut(&id).expect("it flies").cancelled = true);
             }
@@ -718,6 +753,11 @@ fn run_history(seed: u64) -> (u64, u64) {
                 assert_returned(flying, "drained");
             }
             2 => change_mergers(&context),
+            3 if any(2) == 0 => {
+                let parts = 1 + u32::from(any(3));
+                let part = |part| (id + part * STEPS_PER_HISTORY) * MAX_MEMBERS;
+                submit_wait_batch((0..parts).map(part));
+            }
             3 => submit_batch(new_events(id * MAX_MEMBERS)),
             _ => new_events(id * MAX_MEMBERS).into_iter().for_each(|(id, event)| submit(id, event)),
         }

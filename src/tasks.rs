@@ -10,14 +10,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{
-    AtomicBool, AtomicI64, AtomicU64,
+    AtomicI64, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
 use crate::clock;
+use crate::gate::Latch;
 use crate::identity::{Cell, State};
 use crate::ledger::{Admission, Ledger};
 
@@ -190,8 +190,6 @@ struct Inner<C> {
     /// How long it may take from its acceptance. `None` in a plain event.
     limit: Option<Duration>,
     buffer: Option<Buffer>,
-    /// The engine is done with an event that a thread waits for, which may release it.
-    handed_back: AtomicBool,
 }
 
 /// What travels with an event, through the queues and to the kernel. An event that is the caller's
@@ -224,8 +222,10 @@ struct Progress {
     admission: Admission,
     /// The result before the launch.
     earlier: i64,
-    /// Who waits for it, instead of a callback.
-    waiter: Option<Thread>,
+    /// Where a thread waits for it, instead of a callback.
+    waiter: Option<NonNull<Latch>>,
+    /// The one before it of those that the thread waits for.
+    awaited_before: Option<NonNull<()>>,
     /// The errno with which it is to end, unless it is whole before; 0: none.
     ending: i32,
     /// When it is to end. `None` where it has no limit.
@@ -246,6 +246,7 @@ impl Default for Progress {
             deadline: None,
             ending: 0,
             waiter: None,
+            awaited_before: None,
         }
     }
 }
@@ -321,7 +322,6 @@ impl<C> IOEvent<C> {
                 callback: UnsafeCell::new(MaybeUninit::zeroed()),
                 link: UnsafeCell::new(Link::None),
                 progress: UnsafeCell::default(),
-                handed_back: AtomicBool::new(false),
                 limit: None,
                 buffer: None,
             });
@@ -732,19 +732,20 @@ impl<C> IOEvent<C> {
         self.inner().cell.is_cancelled()
     }
 
-    /// The calling thread waits for the event: it has no callback.
-    pub(crate) fn set_waiter(&self) {
-        self.inner().handed_back.store(false, Relaxed);
-        self.progress().waiter = Some(std::thread::current());
+    /// The calling thread waits for the event at this latch, which counts it: it has no callback. `before`
+    /// is the one before of those that it waits for, of [`IOEvent::into_raw`].
+    pub(crate) fn set_waiter(&self, latch: &Latch, before: Option<NonNull<()>>) {
+        latch.count_up();
+        let progress = self.progress();
+        progress.waiter = Some(latch.into());
+        progress.awaited_before = before;
     }
 
-    /// The last touch of an event that somebody waits for.
-    pub(crate) fn set_handed_back(&self) {
-        self.inner().handed_back.store(true, Release);
-    }
-
-    pub(crate) fn is_handed_back(&self) -> bool {
-        self.inner().handed_back.load(Acquire)
+    /// Gives an event that was waited for, and is done, back to its caller. The one before it.
+    pub(crate) fn release_awaited(&self) -> Option<NonNull<()>> {
+        let before = self.progress().awaited_before.take();
+        self.release();
+        before
     }
 
     #[inline(always)]
@@ -752,7 +753,7 @@ impl<C> IOEvent<C> {
         self.progress().waiter.is_some()
     }
 
-    pub(crate) fn take_waiter(&self) -> Option<Thread> {
+    pub(crate) fn take_waiter(&self) -> Option<NonNull<Latch>> {
         self.progress().waiter.take()
     }
 

@@ -80,6 +80,7 @@ pub const CONTENTS: &[(&str, &[Page])] = &[
             page(&["ioe_submit", "ioe_try_submit"], &[]),
             page(&["ioe_submit_batch"], &[]),
             page(&["ioe_submit_wait"], &[]),
+            page(&["ioe_submit_wait_batch"], &[]),
             page(&["ioe_cancel", "ioe_event_id"], &[]),
         ],
     ),

@@ -7,8 +7,9 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use crossfire::flavor::Flavor;
@@ -21,7 +22,7 @@ use crate::callback_worker::IOWorkers;
 use crate::driver::choice::{Passed, MIN_DEPTH};
 use crate::driver::Driver;
 use crate::fork;
-use crate::gate::{Deadline, Gate};
+use crate::gate::{Deadline, Gate, Latch};
 use crate::gathered::Gathered;
 use crate::log::{log, Level};
 use crate::merge;
@@ -193,11 +194,66 @@ impl<C: IOCallback> Shards<C> {
     }
 
     /// Runs an event and waits for it, and returns its result. Its callback is not called.
+    // One of a few hundred instructions: a call for the sake of a second caller would be seen.
+    #[inline(always)]
     pub(crate) fn submit_wait(&self, event: &mut IOEvent<C>) -> Result<i64, Errno> {
         self.check_process()?;
         self.check_outside(0)?;
         let reactors = self.is_reactors_thread();
         self.of(event.fd(), event.kind()).submit_wait(event, reactors)
+    }
+
+    /// Hands many events over together and waits for all, up to the first that is refused. How many; an
+    /// errno where that is the first. Their callbacks are not called.
+    ///
+    /// # Safety
+    /// `events` has `count` pointers, each NULL or of [`IOEvent::into_raw`].
+    pub(crate) unsafe fn submit_wait_batch(
+        &self,
+        events: *const *mut (),
+        count: usize,
+    ) -> Result<usize, Errno> {
+        // SAFETY: by the caller's promise.
+        let pointer =
+            |at: usize| NonNull::new(unsafe { events.add(at).read() }).ok_or(libc::EINVAL);
+        // SAFETY: one of those; and the handle is not dropped.
+        let event = |raw| ManuallyDrop::new(unsafe { IOEvent::<C>::from_raw(raw) });
+        match count {
+            0 => return Ok(0),
+            // It may not have to be handed over.
+            1 => return self.submit_wait(&mut event(pointer(0)?)).map(|_| 1),
+            _ => {}
+        }
+        self.check_process()?;
+        self.check_outside(0)?;
+        let here = here();
+        self.list[0].check_may_wait(here, self.is_reactors_thread())?;
+        let latch = Latch::default();
+        let mut batch = Batch { shards: self, here, newest: None };
+        let mut accepted = 0;
+        // Kept here: the list may be gone before they are done.
+        let mut newest = None;
+        while accepted < count {
+            let add = |raw| batch.add_awaited(event(raw), &latch, newest).map(|()| raw);
+            match pointer(accepted).and_then(add) {
+                Ok(raw) => {
+                    newest = Some(raw);
+                    accepted += 1;
+                }
+                Err(errno) if accepted == 0 => return Err(errno),
+                Err(_) => break,
+            }
+        }
+        drop(batch);
+        while latch.left() > 0 {
+            // Each of them has to be polled, where nobody else does.
+            self.list.iter().for_each(|shard| shard.wait_at(&latch));
+        }
+        // None is the program's again before all are done.
+        while let Some(raw) = newest {
+            newest = event(raw).release_awaited();
+        }
+        Ok(accepted)
     }
 
     /// Fails inside a callback of the context, or of another one on these workers: either could wait
@@ -366,22 +422,40 @@ impl<C: IOCallback> Batch<'_, C> {
     #[inline(always)]
     pub(crate) fn add(&mut self, event: IOEvent<C>) -> Result<(), (IOEvent<C>, Errno)> {
         let Batch { shards, here, .. } = *self;
-        let index = shards.index(event.fd(), event.kind());
-        let shard = &shards.list[index];
+        let shard = shards.of(event.fd(), event.kind());
         // To wait for its own events would be to wait for ever.
         if let Err(errno) = shard.accept(&event, here, true, || self.hand_over()) {
             return Err((event, errno));
         }
+        self.put(shard, event);
+        Ok(())
+    }
+
+    /// Adds an event that is waited for at this latch, with those `before`. One that is not accepted stays as
+    /// it was.
+    fn add_awaited(
+        &mut self,
+        event: ManuallyDrop<IOEvent<C>>,
+        latch: &Latch,
+        before: Option<NonNull<()>>,
+    ) -> Result<(), Errno> {
+        let shard = self.shards.of(event.fd(), event.kind());
+        shard.accept_awaited(&event, self.here, latch, before)?;
+        self.put(shard, ManuallyDrop::into_inner(event));
+        Ok(())
+    }
+
+    /// Takes in what was accepted.
+    #[inline(always)]
+    fn put(&mut self, shard: &Shard<C>, event: IOEvent<C>) {
         // On the reactor's own thread it would gain nothing.
         if shard.config().merge_limit == 0 && shard.is_reactors_thread() {
-            shard.hand_over(event, here);
-            return Ok(());
+            return shard.hand_over(event, self.here);
         }
         if let Some(older) = self.newest.take() {
             event.set_link(Link::Batched(older));
         }
         self.newest = Some(event);
-        Ok(())
     }
 
     #[inline(always)]

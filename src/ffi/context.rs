@@ -29,7 +29,8 @@ pub enum ioe_flag {
     /// No driver thread and no callback thread. The first thread that submits or polls owns the
     /// context; any other gets `-EPERM` from everything but info, stats, `ioe_cancel` and, once the
     /// owner has ended, `ioe_context_free` and `ioe_merger_free`. Callbacks run inside `ioe_poll`,
-    /// and inside `ioe_drain`, `ioe_submit_wait` and `ioe_context_free`, which poll by themselves.
+    /// and inside `ioe_drain`, `ioe_submit_wait`, `ioe_submit_wait_batch` and `ioe_context_free`, which
+    /// poll by themselves.
     IOE_POLLED = 1,
     /// A kernel thread takes submissions (IORING_SETUP_SQPOLL of io_uring_setup(2)): fewer system
     /// calls, for a processor that it keeps busy; one for each of several `reactors`. For
@@ -147,7 +148,7 @@ pub struct ioe_stats {
     pub size: usize,
     /// Events accepted.
     pub accepted: u64,
-    /// Events whose callback has started.
+    /// Events whose callback has started, or that are done, where their submitter waits for them.
     pub completed: u64,
     /// Events with an errno as their result, but for the `-EAGAIN` that `IOE_NOWAIT` asks for.
     pub failed: u64,
@@ -166,7 +167,7 @@ pub struct ioe_stats {
     pub continued: u64,
     /// fsyncs and fdatasyncs answered by another's: one less than there were in a group.
     pub syncs_joined: u64,
-    /// Events accepted whose callback has not started.
+    /// Events accepted, less those completed.
     pub in_flight: u64,
 }
 

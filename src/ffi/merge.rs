@@ -90,10 +90,11 @@ pub unsafe extern "C" fn ioe_merger_new(
 /// that is not adjacent to what was gathered, at either end, or would exceed the limit, flushes
 /// that first; reaching the limit flushes at once. Everything gathered in a context is also flushed
 /// by `ioe_drain`, by `ioe_poll` with a `min` above 0, by a barrier (`IOE_BARRIER`), by
-/// `ioe_cancel`, and by whoever finds the queue full of nothing but gathered events (with several
-/// `reactors`, what those of that queue gathered); an event with a time limit goes at once, with
-/// what was gathered. Without any of these, an event stays gathered, and its callback does not
-/// come, until `ioe_merger_flush`. Any thread, one at a time; with `IOE_POLLED` the owner's.
+/// `ioe_cancel`, in a polled context by what waits for a batch or for what it hands over, and by
+/// whoever finds the queue full of nothing but gathered events (with several `reactors`, what those
+/// of that queue gathered); an event with a time limit goes at once, with what was gathered.
+/// Without any of these, an event stays gathered, and its callback does not come, until
+/// `ioe_merger_flush`. Any thread, one at a time; with `IOE_POLLED` the owner's.
 ///
 /// Returns 0, or, leaving the event yours, as it was:
 /// - `-EINVAL`: a pointer is NULL; the event has another descriptor or action than the merger, was

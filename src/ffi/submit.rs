@@ -103,6 +103,16 @@ pub unsafe extern "C" fn ioe_try_submit(ctx: *mut ioe_context, event: *mut ioe_e
     })
 }
 
+/// A context that events of a list are to be handed to; `None` where there is no context, or no list.
+///
+/// # Safety
+/// `ctx` is NULL or a context.
+#[inline]
+unsafe fn enter_with(ctx: *mut ioe_context, events: *const *mut ioe_event) -> Option<Inside> {
+    // SAFETY: by the caller's promise.
+    unsafe { Inside::enter(ctx) }.ok().filter(|_| !events.is_null())
+}
+
 /// Hands several events to the context. `n` of them, in order, waiting as `ioe_submit` does, up to
 /// the first that is refused. With `merge_limit`, they reach the reactor together, but for those
 /// that had to wait for room, and neighbours among them are joined, whatever their order. Any
@@ -110,8 +120,8 @@ pub unsafe extern "C" fn ioe_try_submit(ctx: *mut ioe_context, event: *mut ioe_e
 ///
 /// Returns how many were accepted (at most INT_MAX are looked at); the others are yours, as they
 /// were. Where there are events and none was accepted:
-/// - `-EINVAL`: `ctx` or `events` is NULL; the first event is NULL, was never prepared, has no
-///   callback, or is whole and was not prepared again.
+/// - `-EINVAL`: `ctx` or `events` is NULL, also where `n` is 0; the first event is NULL, was never
+///   prepared, has no callback, or is whole and was not prepared again.
 /// - `-EBUSY`: the first event is in flight.
 /// - `-EPERM`: not the owner of a polled context.
 /// - `-ESHUTDOWN`: the context is being freed.
@@ -134,10 +144,7 @@ pub unsafe extern "C" fn ioe_submit_batch(
 ) -> c_int {
     guard(|| {
         // SAFETY: by the caller's promise.
-        let context = match unsafe { Inside::enter(ctx) } {
-            Ok(context) if !events.is_null() => context,
-            _ => return -libc::EINVAL,
-        };
+        let Some(context) = (unsafe { enter_with(ctx, events) }) else { return -libc::EINVAL };
         let n = n.min(c_int::MAX as usize);
         // SAFETY: by the caller's promise.
         let mut accepted = unsafe { context.take_plain(events.cast(), n) } as c_int;
@@ -200,6 +207,52 @@ pub unsafe extern "C" fn ioe_submit_wait(ctx: *mut ioe_context, event: *mut ioe_
             return -i64::from(libc::EINVAL);
         };
         context.submit_wait(&mut event).unwrap_or_else(|errno| -i64::from(errno))
+    })
+}
+
+/// Hands several events to the context together and waits for all. `n` of them, in order, up to the
+/// first that is refused; with `merge_limit`, neighbours among them are joined. They are under way
+/// at once, done by the driver, whose thread tells the caller when the last one is done: no
+/// callback thread takes part. One alone is done as `ioe_submit_wait` does it. They need no
+/// callbacks, and those that are set are not called; they need no room in the queue. Until the call
+/// returns they are in flight, also those that are done. Any thread; with `IOE_POLLED` the owner's,
+/// and callbacks of other events in flight may run in here. With `workers` 0 hold no lock that a
+/// callback takes: the driver thread is who it waits for.
+///
+/// Returns how many were accepted (at most INT_MAX are looked at), which are done: each has its result
+/// (`ioe_event_result`); the others are as they were. Where there are events and none was accepted:
+/// - `-EINVAL`: `ctx` or `events` is NULL, also where `n` is 0; the first event is NULL, was never
+///   prepared, or is whole and was not prepared again.
+/// - `-EBUSY`: the first event is in flight.
+/// - `-EDEADLK`: called inside a callback of this context, or for what is handed over, inside the log
+///   callback on its driver thread.
+/// - `-EPERM`: not the owner of a polled context.
+/// - `-ESHUTDOWN`: the context is being freed.
+/// - `-EOWNERDEAD`: in a forked child.
+///
+/// ```c
+/// int done = ioe_submit_wait_batch(ctx, events, n);
+/// for (int i = 0; i < done; i++) {
+///     int64_t result = ioe_event_result(events[i]);
+///     if (result < 0)
+///         fprintf(stderr, "%d: %s\n", i, ioe_strerror((int)result));
+/// }
+/// ```
+///
+/// # Safety
+/// As `ioe_submit_batch`.
+#[no_mangle]
+pub unsafe extern "C" fn ioe_submit_wait_batch(
+    ctx: *mut ioe_context,
+    events: *const *mut ioe_event,
+    n: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: by the caller's promise.
+        let Some(context) = (unsafe { enter_with(ctx, events) }) else { return -libc::EINVAL };
+        let n = n.min(c_int::MAX as usize);
+        // SAFETY: by the caller's promise.
+        answer(unsafe { context.submit_wait_batch(events.cast(), n) }.map(|done| done as c_int))
     })
 }
 

@@ -1,6 +1,7 @@
 //! Events whose submitter waits: done on its own thread where that will do, and by the reactor where
 //! not.
 
+use std::ptr::NonNull;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use crate::callback_worker::starts;
 use crate::callers::Turn;
 use crate::clock;
 use crate::driver::direct;
+use crate::gate::Latch;
 use crate::reactor::report_stall;
 use crate::stats::Counters;
 use crate::tasks::{Extent, IOAction, IOCallback, IOEvent, Op};
@@ -20,6 +22,7 @@ impl<C: IOCallback> Shard<C> {
     /// Runs an event and waits for it, and returns its result. Its callback is not called. Not in a
     /// callback of the context. `reactors` says that a reactor's thread of the context calls, from the
     /// program's log function.
+    #[inline(always)]
     pub(in crate::context) fn submit_wait(
         &self,
         event: &mut IOEvent<C>,
@@ -62,6 +65,7 @@ impl<C: IOCallback> Shard<C> {
         let whole = event.kind() == IOAction::Fsync;
         if let Some(waiter) = callers.want_sync(fd, whole) {
             loop {
+                let wakes = waiter.wakes();
                 match waiter.turn() {
                     Turn::Leads => break,
                     Turn::Done(result) => {
@@ -76,7 +80,7 @@ impl<C: IOCallback> Shard<C> {
                         return self.finish_here(event, -i64::from(errno), none);
                     }
                 }
-                std::thread::park();
+                waiter.sleep(wakes);
             }
         }
         // One that failed since its acceptance took the error with it.
@@ -131,6 +135,7 @@ impl<C: IOCallback> Shard<C> {
     }
 
     /// Does an event on the calling thread.
+    #[inline(always)]
     fn run_here(&self, event: &mut IOEvent<C>) -> i64 {
         let mut counters = Counters::default();
         let mut attempt = Attempt::default();
@@ -156,7 +161,9 @@ impl<C: IOCallback> Shard<C> {
             self.ledger().sync_failed(event.fd(), -result as i32);
         }
         let result = self.finish_here(event, result, counters);
-        stalled.into_iter().for_each(report_stall);
+        for stall in stalled {
+            report_stall(stall);
+        }
         result
     }
 
@@ -189,28 +196,69 @@ impl<C: IOCallback> Shard<C> {
 
     /// Has the reactor do an event, and waits for it.
     fn run_there(&self, event: &mut IOEvent<C>, here: Here, reactors: bool) -> Result<i64, Errno> {
-        let seat = self.seat(here)?;
-        if seat.map_or(reactors, |seat| seat.busy.get()) {
-            // In the program's log function.
-            return Err(libc::EDEADLK);
-        }
-        let admission = self.ledger().accept(false).map_err(|_| libc::ESHUTDOWN)?;
-        event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
-        event.set_waiter();
-        if event.is_barrier() {
-            self.flush_all_gathered();
-        }
-        // SAFETY: the reactor gives this handle up before the event is seen to be handed back.
+        self.check_may_wait(here, reactors)?;
+        let latch = Latch::default();
+        self.count_in_awaited(event, &latch, None)?;
+        // SAFETY: the reactor gives this handle up before it counts down.
         self.hand_over(unsafe { event.second_handle() }, here);
-        while !event.is_handed_back() {
-            match seat {
-                None => std::thread::park(),
-                // Neither a signal nor another event's end ends this wait.
-                Some(seat) => drop(seat.with(|reactor| reactor.poll(&self.core, 1, None))),
-            }
+        while latch.left() > 0 {
+            self.wait_at(&latch);
         }
         let result = event.result();
         event.release();
         Ok(result)
+    }
+
+    /// Fails where nobody would do what the calling thread waits for: in the program's log function, called
+    /// by the reactor.
+    pub(in crate::context) fn check_may_wait(
+        &self,
+        here: Here,
+        reactors: bool,
+    ) -> Result<(), Errno> {
+        match self.seat(here)?.map_or(reactors, |seat| seat.busy.get()) {
+            true => Err(libc::EDEADLK),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes an event from its caller, who waits for it at this latch, and for those `before`; or leaves it as
+    /// it was.
+    pub(in crate::context) fn accept_awaited(
+        &self,
+        event: &IOEvent<C>,
+        here: Here,
+        latch: &Latch,
+        before: Option<NonNull<()>>,
+    ) -> Result<(), Errno> {
+        self.launch(event, here)?;
+        self.count_in_awaited(event, latch, before).inspect_err(|_| event.abort_launch())
+    }
+
+    /// Counts in what was launched. It needs no room: a callback may want what the thread that waits holds.
+    fn count_in_awaited(
+        &self,
+        event: &IOEvent<C>,
+        latch: &Latch,
+        before: Option<NonNull<()>>,
+    ) -> Result<(), Errno> {
+        let admission = self.ledger().accept(false).map_err(|_| libc::ESHUTDOWN)?;
+        event.set_owner(Arc::as_ptr(&self.core.ledger), admission);
+        event.set_waiter(latch, before);
+        if event.is_barrier() {
+            self.flush_all_gathered();
+        }
+        Ok(())
+    }
+
+    /// Waits for something of what was handed over for this latch, or for all of it.
+    pub(in crate::context) fn wait_at(&self, latch: &Latch) {
+        let left = latch.left();
+        match &self.seat {
+            _ if left == 0 => {}
+            Seat::Thread(_) => latch.sleep(left),
+            // Neither a signal nor another event's end ends the wait of a caller.
+            Seat::Owner(_) => drop(self.poll(left, None)),
+        }
     }
 }

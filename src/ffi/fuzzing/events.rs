@@ -831,6 +831,59 @@ impl Run {
         assert_eq!(answer, state.events[slot].result, "the result of event {slot}");
     }
 
+    pub(super) fn submit_wait_batch(&self) {
+        let mut state = self.state();
+        let context = state.any_context();
+        let count = state.input.below(EVENTS + 4);
+        let no_list = state.input.one_in(16);
+        let slots: Vec<usize> = (0..count).map(|_| state.input.below(EVENTS)).collect();
+        if self.threads && in_callback() && !in_callback_of(context) {
+            // Two callbacks might wait for each other's threads.
+            return;
+        }
+        let (closing, handle) = (state.contexts[context].closing, state.contexts[context].raw);
+        let refusals: Vec<i32> = { cause(EINVAL, no_list || handle.is_null()).into_iter() }
+            .chain(cause(EPERM, state.contexts[context].is_anothers()))
+            .chain(cause(ESHUTDOWN, closing))
+            .chain(cause(EDEADLK, !handle.is_null() && in_callback_of(context)))
+            .collect();
+        let mut list = Vec::new();
+        let mut taken = Vec::new();
+        let mut causes = Vec::new();
+        for slot in slots {
+            let event = &state.events[slot];
+            if !self.may_touch(event) || !event.is_safe() {
+                continue;
+            }
+            list.push(event.raw);
+            if causes.is_empty() {
+                causes = event.unfit(false).chain(refusals.iter().copied()).collect();
+            }
+            if causes.is_empty() {
+                state.set_off(slot, context, false, true);
+                taken.push(slot);
+            }
+        }
+        if self.threads && !taken.is_empty() {
+            // The others may be freed while it waits.
+            list.truncate(taken.len());
+        }
+        let held = taken.is_empty().then_some(state);
+        let at = if no_list { ptr::null() } else { list.as_ptr() };
+        // SAFETY: a context or NULL; a list of that length or NULL, of events or NULL; their memory lives.
+        let answer = unsafe { ioe_submit_wait_batch(handle, at, list.len()) };
+        drop(held);
+        if no_list || handle.is_null() {
+            return check("ioe_submit_wait_batch", answer.into(), &[EINVAL]);
+        }
+        if taken.is_empty() && !list.is_empty() {
+            return check("ioe_submit_wait_batch", answer.into(), &causes);
+        }
+        assert_eq!(answer, taken.len() as c_int, "so many of a batch");
+        let mut state = self.state();
+        taken.into_iter().for_each(|slot| state.completed(slot));
+    }
+
     pub(super) fn cancel(&self) {
         let mut state = self.state();
         let (slot, context) = (state.any_event(), state.any_context());

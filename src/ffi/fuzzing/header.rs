@@ -40,5 +40,6 @@ fn errnos_are_found_in_the_header() {
     assert!(!documents("ioe_event_free", libc::EINVAL));
     assert!(documents("ioe_try_submit", libc::ESHUTDOWN));
     assert!(documents("ioe_submit_wait", libc::EDEADLK));
+    assert!(!documents("ioe_submit_wait_batch", libc::EAGAIN));
     assert!(!documents("ioe_no_such_call", libc::EINVAL));
 }

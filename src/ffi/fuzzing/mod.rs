@@ -254,7 +254,7 @@ impl Run {
 
     /// Makes one call, of any.
     fn step(&self) {
-        let kind = self.state().input.byte() % 47;
+        let kind = self.state().input.byte() % 48;
         self.step_of(kind);
     }
 
@@ -296,7 +296,8 @@ impl Run {
             43 => self.library_calls(),
             44 => self.prep_sync_range(),
             45 => self.prep_truncate(),
-            _ => self.prep_advise(),
+            46 => self.prep_advise(),
+            _ => self.submit_wait_batch(),
         }
     }
 
