@@ -221,6 +221,19 @@ target/c_tests/%: c_tests/%.cc $(wildcard c_tests/*.h) $(HPP) $(HEADER) $(SHARED
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(LINK) -lcmocka
 
+# A file system for RocksDB, to be linked or preloaded. The packages are Debian's.
+ROCKSDB := target/rocksdb/libioe_rocksdb.so
+ROCKSDB_SOURCES := $(wildcard examples_c/rocksdb/*.cc)
+rocksdb: $(ROCKSDB) ## RocksDB's files on the engine: LD_PRELOAD=target/rocksdb/libioe_rocksdb.so db_bench --fs_uri=ioe://
+
+ROCKSDB_FLAGS = -std=c++17 -fPIC -D_GNU_SOURCE $(WARNINGS) -Wshadow -Iinclude -Iexamples_c/rocksdb
+target/rocksdb/%.o: examples_c/rocksdb/%.cc $(wildcard examples_c/rocksdb/*.h) $(HPP) $(HEADER) | tools-rocksdb
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) $(ROCKSDB_FLAGS) -c -o $@ $<
+
+$(ROCKSDB): $(ROCKSDB_SOURCES:examples_c/rocksdb/%.cc=target/rocksdb/%.o) $(SHARED)
+	$(CXX) -shared -Wl,-z,defs -o $@ $(filter %.o,$^) $(LINK) -lrocksdb
+
 check-blocked: $(BLOCKED_PROGRAMS) $(C_TESTS) tools-c ## the C tests with interfaces forbidden and limits low
 	$(BLOCKED) $(BLOCKED_WITH) $(QUICK_TESTS) -- $(OTHER_TESTS)
 
@@ -496,6 +509,10 @@ tools-fuzz:
 tools-faults: tools-c
 	$(call bring,pkg-config fusermount3 nbdkit nbdfuse strace losetup mkfs.ext4 mkfs.xfs mkfs.btrfs,fuse3/fuse_opt.h,\
 	  fuse3 libfuse3-dev pkg-config nbdkit libnbd-bin strace util-linux e2fsprogs xfsprogs btrfs-progs)
+
+tools-rocksdb:
+	$(call bring,$(CXX) db_bench ldb,stdio.h,g++ librocksdb-dev rocksdb-tools)
+	$(call bring_unless,ls /usr/include/rocksdb/file_system.h,librocksdb-dev)
 
 tools-crash:
 	$(call bring,losetup mkfs.ext4,stdio.h,util-linux e2fsprogs)
