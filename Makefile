@@ -234,6 +234,39 @@ target/rocksdb/%.o: examples_c/rocksdb/%.cc $(wildcard examples_c/rocksdb/*.h) $
 $(ROCKSDB): $(ROCKSDB_SOURCES:examples_c/rocksdb/%.cc=target/rocksdb/%.o) $(SHARED)
 	$(CXX) -shared -Wl,-z,defs -o $@ $(filter %.o,$^) $(LINK) -lrocksdb
 
+ROCKSDB_TESTS := $(patsubst c_tests/%.cc,target/c_tests/%,$(wildcard c_tests/rocksdb/t_*.cc)) \
+                 target/c_tests/rocksdb/around.so
+ROCKSDB_CRASH := target/c_tests/rocksdb/crash
+ROCKSDB_FAULTS := $(addprefix target/c_tests/rocksdb/,faults faultfs stuck)
+ROCKSDB_PROVE = IOE_TEST_DISK=$(IOE_TEST_DISK) prove --failures --comments --timer \
+  --exec 'timeout --kill-after=5 1200 sh' $(1:%=c_tests/rocksdb/%.sh) :: target/c_tests/rocksdb $(ROCKSDB)
+check-rocksdb: $(ROCKSDB) $(ROCKSDB_TESTS) $(ROCKSDB_CRASH) $(ROCKSDB_FAULTS) | tools-c tools-crash ## RocksDB and its tools on the engine, killed, and with I/O errors: ten minutes, root
+	@mkdir -p $(IOE_TEST_DISK)
+	$(call ROCKSDB_PROVE,rocksdb crash faults)
+
+check-rocksdb-crash: $(ROCKSDB_CRASH) tools-crash ## of these, what is acknowledged outlives crashes: ROUNDS=50
+	@mkdir -p $(IOE_TEST_DISK)
+	$(call ROCKSDB_PROVE,crash)
+
+check-rocksdb-faults: $(ROCKSDB_FAULTS) ## of these, those on disks that fail
+	@mkdir -p $(IOE_TEST_DISK)
+	$(call ROCKSDB_PROVE,faults)
+
+target/c_tests/rocksdb/%: c_tests/rocksdb/%.cc c_tests/rocksdb/common.h examples_c/rocksdb/ioe_file_system.h $(ROCKSDB)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -std=c++17 -D_GNU_SOURCE $(WARNINGS) -Iinclude -Iexamples_c/rocksdb -o $@ $< \
+	  -Ltarget/rocksdb -Wl,-rpath,$(CURDIR)/target/rocksdb -lioe_rocksdb -lrocksdb $(LINK)
+
+$(addprefix target/c_tests/rocksdb/,crash faults stuck): c_tests/rocksdb/under_test.h c_tests/rocksdb/faultfs.h
+
+target/c_tests/rocksdb/faultfs: c_tests/rocksdb/faultfs.c c_tests/rocksdb/faultfs.h | tools-faults
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $$(pkg-config --cflags --libs fuse3)
+
+target/c_tests/rocksdb/%.so: c_tests/rocksdb/%.c | tools-c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(C_FLAGS) -shared -fPIC -o $@ $< -ldl
+
 check-blocked: $(BLOCKED_PROGRAMS) $(C_TESTS) tools-c ## the C tests with interfaces forbidden and limits low
 	$(BLOCKED) $(BLOCKED_WITH) $(QUICK_TESTS) -- $(OTHER_TESTS)
 
@@ -306,6 +339,13 @@ target/faults_asan/%: c_tests/faults/%.c $(wildcard c_tests/*.h c_tests/faults/*
 target/c_tests_asan/%: c_tests/%.cc $(wildcard c_tests/*.h) $(HPP) $(HEADER) $(ASAN_BUILD)/libio_engine.so | tools-c
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(ASAN_LINK)
+
+# The file system for RocksDB and the library with AddressSanitizer; RocksDB is the packaged one.
+target/c_tests/rocksdb/stuck: c_tests/rocksdb/stuck.cc $(ROCKSDB_SOURCES) $(wildcard examples_c/rocksdb/*.h) \
+    $(HPP) $(HEADER) $(ASAN_BUILD)/libio_engine.so | tools-rocksdb
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) $(ROCKSDB_FLAGS) -fsanitize=address -o $@ $(filter %.cc,$^) -L$(ASAN_BUILD) \
+	  -Wl,-rpath,$(CURDIR)/$(ASAN_BUILD) -lio_engine -lpthread -lrocksdb
 
 # The tests and examples of io_engine.hpp with both compilers and their sanitizers; of several clang++ the
 # newest. What is about coroutines is C++20, the rest C++17.

@@ -1,0 +1,94 @@
+#!/bin/sh
+# Promise: what RocksDB was told is written outlives the death of its process, and a crash of the machine.
+# TAP on stdout. The second needs root and a loop device: an ext4 file system in a file, made, mounted and
+# removed again, also after a failure or a signal.
+#
+#    crash.sh DIRECTORY-OF-PROGRAMS
+#
+# ROUNDS: times that the process is killed, over the three drivers; SEED repeats a run. IOE_TEST_DISK is a
+# directory on a disk.
+set -u
+LC_ALL=C
+PATH=$PATH:/usr/sbin:/sbin
+export LC_ALL PATH
+programs=$(realpath "$1")
+: "${ROUNDS:=50}"
+# Of the machine: each mounts a file system.
+machine_rounds=$(((ROUNDS + 1) / 2))
+limit=600
+
+work=$(mktemp -d "${IOE_TEST_DISK:-$programs}/crash-XXXXXX") && cd "$work" || exit 1
+child=
+device=
+finish() {
+    status=$?
+    trap '' HUP INT TERM
+    # timeout ends what it runs; what that had started may keep the file system busy for a moment.
+    [ -z "$child" ] || { kill -KILL "-$child" && wait "$child"; } 2>/dev/null
+    ! mountpoint --quiet disk || umount disk || { sleep 1 && umount disk; }
+    [ -z "$device" ] || losetup --detach "$device"
+    cd / && rm -rf --one-file-system "$work"
+    exit "$status"
+}
+trap finish EXIT
+trap 'exit 1' HUP INT TERM
+
+count=0
+failures=0
+# result STATUS NAME: what the program said is in ./log.
+result() {
+    count=$((count + 1))
+    if [ "$1" -eq 0 ]; then
+        echo "ok $count - $2"
+    else
+        echo "not ok $count - $2"
+        failures=$((failures + 1))
+    fi
+    sed 's/^[^#]/# &/' log
+}
+
+# part NAME ARGUMENT...: a run of the test, as a group, so that a signal need not wait for it.
+part() {
+    name=$1
+    shift
+    setsid timeout --foreground --kill-after=5 $limit "$programs/crash" "$@" >log 2>&1 &
+    child=$!
+    wait $child
+    status=$?
+    child=
+    result $status "$name"
+}
+
+# share ROUNDS WHICH: of so many rounds those of driver 0, 1 or 2.
+share() { echo $((($1 + 2 - $2) / 3)); }
+
+number=0
+for uri in "ioe://?driver=uring" "ioe://?driver=aio&direct=1&depth=8" \
+    "ioe://?driver=pool&workers=2&merge_limit=0"; do
+    mkdir files
+    part "$uri: killed" "$uri" files "$(share "$ROUNDS" $number)"
+    rm -rf files
+    number=$((number + 1))
+done
+mkdir files
+part "writes that are acknowledged too early are found" posix files 100 early
+rm -rf files
+
+truncate -s 256M image
+if [ "$(id -u)" = 0 ] && mkfs.ext4 -q image >log 2>&1 && device=$(losetup --find --show image 2>>log); then
+    mkdir disk
+    number=0
+    for uri in "ioe://?driver=uring&direct=1" "ioe://?driver=aio&workers=1" "ioe://?driver=pool"; do
+        part "$uri: crashes of the machine" "$uri" disk "$(share "$machine_rounds" $number)" safe "$device"
+        # What a failure leaves.
+        ! mountpoint --quiet disk || umount disk
+        mkfs.ext4 -q "$device"
+        number=$((number + 1))
+    done
+    part "writes that are not synced are found" posix disk 100 unsynced "$device"
+else
+    [ -s log ] || echo "needs root" >log
+    result 1 "an ext4 file system on a loop device"
+fi
+echo "1..$count"
+[ $failures -eq 0 ]
