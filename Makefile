@@ -393,6 +393,9 @@ bench: target/bench/run $(REFERENCE) ## this engine beside what a program would 
 bench-full: target/bench/run $(REFERENCE) ## the same over block sizes, depths, threads, reads and writes: half an hour
 	$(PYTHON) bench/bench.py --full $(REPORT) $(BENCH)
 
+bench-rocksdb: rocksdb ## RocksDB's db_bench on the engine beside the same without: under a quarter of an hour
+	$(PYTHON) bench/rocksdb.py --json target/bench/rocksdb.json $(BENCH_ROCKSDB)
+
 # A peer of the bench: a package of its own, built once. Where that fails its side is left out.
 REFERENCE_SOURCES := $(addprefix bench/reference/,Cargo.toml Cargo.lock src/main.rs)
 $(REFERENCE): $(REFERENCE_SOURCES) | tools-bench

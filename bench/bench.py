@@ -335,6 +335,16 @@ def judge(target, results):
     }
 
 
+def wanted(only, *names):
+    """Whether what is called this is among what --only asks for."""
+    return not only or any(fnmatch.fnmatch(n, o) for n in names for o in only.split(","))
+
+
+def unknown(only, names):
+    """What --only asks for and nothing is called."""
+    return [o for o in (only or "").split(",") if o and not any(fnmatch.fnmatch(n, o) for n in names)]
+
+
 COUNTED = ("idle", "lives", "instructions", "calls", "memory")  # beside the cases
 
 # ---- running -------------------------------------------------------------------------------------
@@ -354,8 +364,7 @@ class Bench:
         shutil.rmtree(self.directory)
 
     def wants(self, *names):
-        only = self.options.only
-        return not only or any(fnmatch.fnmatch(n, o) for n in names for o in only.split(","))
+        return wanted(self.options.only, *names)
 
     def say(self, case, text):
         print(f"bench: {case}: {text}", file=sys.stderr, flush=True)
@@ -622,11 +631,9 @@ def main():
     try:
         known = all_cases(options.driver, options.full)
         cases = [case for case in known if bench.wants(case.name, *case.family[:1])]
-        unknown = [name for name in (options.only or "").split(",") if name and not any(
-            fnmatch.fnmatch(each, name)
-            for case in known for each in (*COUNTED, case.name, *case.family[:1]))]
-        if unknown:
-            print(f"bench: --only: there is no {', '.join(unknown)}: see --list", file=sys.stderr)
+        names = [*COUNTED, *(name for case in known for name in (case.name, *case.family[:1]))]
+        if nothing := unknown(options.only, names):
+            print(f"bench: --only: there is no {', '.join(nothing)}: see --list", file=sys.stderr)
             return 2
         if options.list:
             print("\n".join(f"{case.name:36} {case.what}" for case in cases))
