@@ -4,10 +4,8 @@
 # here is named, and counts as a failure, as does a test that is skipped.
 #
 #    faults.sh DIRECTORY-OF-PROGRAMS DIFFERENTIAL-TEST F_STALLED-WITH-ASAN
-set -u
-LC_ALL=C
-PATH=$PATH:/usr/sbin:/sbin
-export LC_ALL PATH
+# shellcheck source=c_tests/machine.sh
+. "$(dirname "$0")/../machine.sh"
 here=$(realpath "$(dirname "$0")")
 programs=$(realpath "$1")
 differential=$(realpath "$2")
@@ -15,33 +13,14 @@ stalled_asan=$(realpath "$3")
 # Histories per file system, each on all drivers and deliveries.
 : "${IOE_TEST_ROUNDS:=16}"
 limit=600
+direct=--direct-io=on
 
 [ "$(id -u)" = 0 ] || {
     echo "check-faults: needs root, for loop devices and mounts" >&2
     exit 1
 }
 
-# All names below are relative to this directory.
-work=$(mktemp -d "$programs/run-XXXXXX") && cd "$work" || exit 1
-child=
-finish() {
-    status=$?
-    trap '' HUP INT TERM
-    # A test that still runs keeps its file system busy.
-    [ -z "$child" ] || { kill -KILL "-$child" && wait "$child"; } 2>/dev/null
-    [ ! -e undo ] || tac undo >undo.now
-    [ ! -e undo.now ] || while read -r command; do
-        # What was killed takes a moment to let go of its files.
-        eval "$command" 2>/dev/null || { sleep 1 && eval "$command"; } || echo "# failed: $command" >&2
-    done <undo.now
-    cd / && rm -rf --one-file-system "$work"
-    exit "$status"
-}
-trap finish EXIT
-trap 'exit 1' HUP INT TERM
-
-# What the end undoes, last thing first.
-undo() { echo "$*" >>undo; }
+work_in "$programs/run"
 
 failures=0
 missing() {
@@ -60,46 +39,30 @@ part() {
     done
     program=$1
     shift
-    # In the background and as a group, so that a signal need not wait for it. The settings are our
-    # own words, without blanks.
+    # The settings are our own words, without blanks.
     # shellcheck disable=SC2086
-    env IOE_TEST_NO_SKIP=1 $settings setsid prove --verbose --timer \
-        --exec "timeout --foreground --kill-after=5 $limit" "$program" :: "$@" >log 2>&1 &
-    child=$!
-    if wait $child; then
+    if run env IOE_TEST_NO_SKIP=1 $settings prove --verbose --timer \
+        --exec "timeout --foreground --kill-after=5 $limit" "$program" :: "$@" >log 2>&1; then
         grep "SEED\|left out\|answers\|: requests\|^Files=" log
     else
         grep -v "^ok" log
         failures=$((failures + 1))
     fi
-    child=
     ! grep -q "# SKIP" log || missing "nothing may be skipped here"
 }
 
-# ---- file systems
-
-# mounted NAME MAKER-OR-tmpfs SIZE [OPTION-OF-MOUNT]: a fresh file system at ./NAME.
-mounted() {
-    mkdir "$1"
-    if [ "$2" = tmpfs ]; then
-        mount -t tmpfs -o "size=$3" tmpfs "$1" >log 2>&1
-    else
-        truncate -s "$3" "$1.img" && device=$(losetup --find --show ${4:+--sector-size "$4"} "$1.img") &&
-            {
-                $2 "$device" && mount "$device" "$1"
-                answer=$?
-                # It goes with the mount.
-                losetup --detach "$device"
-                [ $answer -eq 0 ]
-            } >log 2>&1
-    fi
-    answer=$?
-    if [ $answer -eq 0 ]; then
-        undo "umount $1"
-    else
-        missing "no $1 here: $(tail -n 1 log)"
-    fi
-    return $answer
+# mounted_file NAME MAKER SIZE [OPTION-OF-LOSETUP]: as mounted, on the file ./NAME.img.
+mounted_file() {
+    truncate -s "$3" "$1.img"
+    device=$(losetup --find --show ${4:+"$4"} "$1.img" 2>log) || {
+        missing "no loop device on $1.img: $(tail -n 1 log)"
+        return 1
+    }
+    mounted "$1" "$2" "$device"
+    set -- $?
+    # It goes with the mount.
+    losetup --detach "$device"
+    return "$1"
 }
 
 # unmounted NAME: away with it before the end, for the room.
@@ -107,52 +70,22 @@ unmounted() {
     umount "$1" && rm -f "$1.img" && sed -i "/^umount $1$/d" undo
 }
 
-# appears PATH LOG: it is a mount point within 10 seconds.
-appears() {
-    for _ in $(seq 200); do
-        ! mountpoint --quiet "$1" || return 0
-        sleep 0.05
-    done
-    missing "$1 did not appear: $(tail -n 1 "$2")"
-    return 1
-}
-
-# looped FILE: a loop device on it, in $device.
-looped() {
-    if device=$(losetup --find --show --direct-io=on "$1" 2>log); then
-        undo "losetup --detach $device"
-    else
-        missing "no loop device here: $(tail -n 1 log)"
-        return 1
-    fi
-}
-
-# unmerged: the kernel does not merge by itself what comes to $device.
-unmerged() {
-    nomerges=/sys/block/${device#/dev/}/queue/nomerges
-    undo "echo $(cat "$nomerges") >$nomerges"
-    echo 2 >"$nomerges"
-}
-
 # ---- the parts
 
 mkdir short.files short
-"$programs/shortfs" -f short.files short >short.log 2>&1 &
-if appears short short.log; then
-    # With force: a read may be stuck in there.
-    undo "umount --force short"
+if fused short "$programs/shortfs" -f short.files short; then
     mkdir disk
     part "a FUSE file system that moves less than it is asked" \
         IOE_TEST_FUSE=short IOE_TEST_DISK=disk "$programs/f_short"
     # The eighth page of a merged operation.
     bad=$((1048576 + 7 * 4096 + 512))
     truncate -s 4M "short.files/bad-$bad"
-    looped "short/bad-$bad" &&
+    looped "short/bad-$bad" $direct &&
         part "a bad sector" "IOE_TEST_BAD_FILE=short/bad-$bad" "IOE_TEST_BAD_DEVICE=$device" \
             "IOE_TEST_BAD_AT=$bad" "$programs/f_sector"
     held=held-8388608
     truncate -s 16M short.files/$held
-    if looped short/$held; then
+    if looped short/$held $direct; then
         # What is held goes on before the device is taken away.
         undo "rm -f short/$held.hold short/$held.hold-flush"
         held_device=$device
@@ -163,12 +96,10 @@ if appears short short.log; then
         part "a device that does not answer, under AddressSanitizer" "IOE_TEST_HELD=short/$held" \
             "IOE_TEST_HELD_DEVICE=$held_device" ASAN_OPTIONS=detect_leaks=1 "$stalled_asan"
         : >logged
-        nbdfuse "$PWD/logged" --socket-activation nbdkit --filter=log --filter=delay memory 64M \
-            "logfile=$PWD/logged.log" delay-write=2ms >nbd.log 2>&1 &
-        if appears logged nbd.log; then
-            undo "umount logged"
-            mounted flags-ext4 "mkfs.ext4 -q" 64M
-            looped logged && unmerged &&
+        if fused logged nbdfuse "$PWD/logged" --socket-activation nbdkit --filter=log --filter=delay \
+            memory 64M "logfile=$PWD/logged.log" delay-write=2ms; then
+            mounted_file flags-ext4 "mkfs.ext4 -q" 64M
+            looped logged $direct && unmerged &&
                 for program in f_order f_flags; do
                     part "requests as a device sees them: $program" "IOE_TEST_HELD=short/$held" \
                         "IOE_TEST_HELD_DEVICE=$held_device" "IOE_TEST_NBD_DEVICE=$device" \
@@ -180,28 +111,25 @@ if appears short short.log; then
 fi
 
 truncate -s 16M loop
-if looped loop && unmerged; then
+if looped loop $direct && unmerged; then
     part "requests of a device" "IOE_TEST_LOOP=$device" IOE_TEST_LOOP_FILE=loop "$programs/f_requests"
 fi
 
 : >nbd
-nbdfuse "$PWD/nbd" --socket-activation nbdkit --filter=error --filter=delay memory 64M \
+fused nbd nbdfuse "$PWD/nbd" --socket-activation nbdkit --filter=error --filter=delay memory 64M \
     error-pread=EIO error-pread-rate=100% "error-pread-file=$PWD/bad-reads" \
     error-pwrite=EIO error-pwrite-rate=100% "error-pwrite-file=$PWD/bad-writes" \
-    rdelay=5ms wdelay=5ms >nbd.log 2>&1 &
-if appears nbd nbd.log; then
-    undo "umount nbd"
-    looped nbd &&
-        part "a slow device with errors" "IOE_TEST_DEVICE=$device" IOE_TEST_BAD_READS=bad-reads \
-            IOE_TEST_BAD_WRITES=bad-writes "$programs/f_device"
-fi
+    rdelay=5ms wdelay=5ms &&
+    looped nbd $direct &&
+    part "a slow device with errors" "IOE_TEST_DEVICE=$device" IOE_TEST_BAD_READS=bad-reads \
+        IOE_TEST_BAD_WRITES=bad-writes "$programs/f_device"
 
-mounted full-ext4 "mkfs.ext4 -q -m 0" 10M &&
+mounted_file full-ext4 "mkfs.ext4 -q -m 0" 10M &&
     part "no room on ext4" IOE_TEST_FULL=full-ext4 "$programs/f_full"
 mounted full-tmpfs tmpfs 8M &&
     part "no room on tmpfs" IOE_TEST_FULL=full-tmpfs IOE_TEST_FULL_TELLS=1 "$programs/f_full"
 quota=8388608
-if mounted quota-btrfs "mkfs.btrfs -q" 256M; then
+if mounted_file quota-btrfs "mkfs.btrfs -q" 256M; then
     { btrfs quota enable quota-btrfs && btrfs subvolume create quota-btrfs/limited &&
         btrfs qgroup limit $quota quota-btrfs/limited; } >log 2>&1 ||
         missing "no quota on btrfs here: $(tail -n 1 log)"
@@ -220,10 +148,10 @@ long() {
             "IOE_TEST_ROUNDS=$IOE_TEST_ROUNDS" IOE_TEST_MERGE=$merge "$differential"
     done
 }
-mounted ext4 "mkfs.ext4 -q" 512M && long ext4 && unmounted ext4
-mounted xfs "mkfs.xfs -q" 512M && long xfs && unmounted xfs
-mounted btrfs "mkfs.btrfs -q" 512M && long btrfs && unmounted btrfs
-mounted xfs-4096 "mkfs.xfs -q" 512M 4096 && long xfs-4096 && unmounted xfs-4096
+mounted_file ext4 "mkfs.ext4 -q" 512M && long ext4 && unmounted ext4
+mounted_file xfs "mkfs.xfs -q" 512M && long xfs && unmounted xfs
+mounted_file btrfs "mkfs.btrfs -q" 512M && long btrfs && unmounted btrfs
+mounted_file xfs-4096 "mkfs.xfs -q" 512M --sector-size=4096 && long xfs-4096 && unmounted xfs-4096
 mounted tmpfs tmpfs 512M && long tmpfs && unmounted tmpfs
 
 if [ $failures -gt 0 ]; then

@@ -7,31 +7,15 @@
 #
 # ROUNDS: times that the process is killed, over the three drivers; SEED repeats a run. IOE_TEST_DISK is a
 # directory on a disk.
-set -u
-LC_ALL=C
-PATH=$PATH:/usr/sbin:/sbin
-export LC_ALL PATH
+# shellcheck source=c_tests/machine.sh
+. "$(dirname "$0")/../machine.sh"
 programs=$(realpath "$1")
 : "${ROUNDS:=50}"
 # Of the machine: each mounts a file system.
 machine_rounds=$(((ROUNDS + 1) / 2))
 limit=600
 
-work=$(mktemp -d "${IOE_TEST_DISK:-$programs}/crash-XXXXXX") && cd "$work" || exit 1
-child=
-device=
-finish() {
-    status=$?
-    trap '' HUP INT TERM
-    # timeout ends what it runs; what that had started may keep the file system busy for a moment.
-    [ -z "$child" ] || { kill -KILL "-$child" && wait "$child"; } 2>/dev/null
-    ! mountpoint --quiet disk || umount disk || { sleep 1 && umount disk; }
-    [ -z "$device" ] || losetup --detach "$device"
-    cd / && rm -rf --one-file-system "$work"
-    exit "$status"
-}
-trap finish EXIT
-trap 'exit 1' HUP INT TERM
+work_in "${IOE_TEST_DISK:-$programs}/crash"
 
 count=0
 failures=0
@@ -47,16 +31,17 @@ result() {
     sed 's/^[^#]/# &/' log
 }
 
-# part NAME ARGUMENT...: a run of the test, as a group, so that a signal need not wait for it.
+missing() {
+    echo "$*" >log
+    result 1 "crashes of the machine"
+}
+
+# part NAME ARGUMENT...: a run of the test.
 part() {
     name=$1
     shift
-    setsid timeout --foreground --kill-after=5 $limit "$programs/crash" "$@" >log 2>&1 &
-    child=$!
-    wait $child
-    status=$?
-    child=
-    result $status "$name"
+    run timeout --foreground --kill-after=5 $limit "$programs/crash" "$@" >log 2>&1
+    result $? "$name"
 }
 
 # share ROUNDS WHICH: of so many rounds those of driver 0, 1 or 2.
@@ -75,20 +60,21 @@ part "writes that are acknowledged too early are found" posix files 100 early
 rm -rf files
 
 truncate -s 256M image
-if [ "$(id -u)" = 0 ] && mkfs.ext4 -q image >log 2>&1 && device=$(losetup --find --show image 2>>log); then
+if [ "$(id -u)" != 0 ]; then
+    missing "needs root"
+elif looped image; then
     mkdir disk
+    undo "! mountpoint --quiet disk || umount disk"
     number=0
     for uri in "ioe://?driver=uring&direct=1" "ioe://?driver=aio&workers=1" "ioe://?driver=pool"; do
+        mkfs.ext4 -q "$device"
         part "$uri: crashes of the machine" "$uri" disk "$(share "$machine_rounds" $number)" safe "$device"
         # What a failure leaves.
         ! mountpoint --quiet disk || umount disk
-        mkfs.ext4 -q "$device"
         number=$((number + 1))
     done
+    mkfs.ext4 -q "$device"
     part "writes that are not synced are found" posix disk 100 unsynced "$device"
-else
-    [ -s log ] || echo "needs root" >log
-    result 1 "an ext4 file system on a loop device"
 fi
 echo "1..$count"
 [ $failures -eq 0 ]
