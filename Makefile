@@ -259,9 +259,11 @@ target/c_tests/rocksdb/%: c_tests/rocksdb/%.cc c_tests/rocksdb/common.h examples
 
 $(addprefix target/c_tests/rocksdb/,crash faults stuck): c_tests/rocksdb/under_test.h c_tests/rocksdb/faultfs.h
 
-target/c_tests/rocksdb/faultfs: c_tests/rocksdb/faultfs.c c_tests/rocksdb/faultfs.h | tools-faults
+target/c_tests/rocksdb/faultfs: c_tests/rocksdb/faultfs.c c_tests/rocksdb/faultfs.h
+target/faults/shortfs: c_tests/faults/shortfs.c
+target/c_tests/rocksdb/faultfs target/faults/shortfs: c_tests/passthrough.h | tools-faults
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $$(pkg-config --cflags --libs fuse3)
+	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $(filter %.c,$^) $$(pkg-config --cflags --libs fuse3)
 
 target/c_tests/rocksdb/%.so: c_tests/rocksdb/%.c | tools-c
 	@mkdir -p $(@D)
@@ -280,14 +282,10 @@ target/faults/%: c_tests/faults/%.c $(wildcard c_tests/*.h c_tests/faults/*.h) $
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $(LINK) -lcmocka
 
-# These two know nothing of the library.
+# It knows nothing of the library.
 target/faults/deny: c_tests/faults/deny.c | tools-c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $<
-
-target/faults/shortfs: c_tests/faults/shortfs.c | tools-faults
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(C_FLAGS) -o $@ $< $$(pkg-config --cflags --libs fuse3)
 
 # Crashes of the machine that the test makes.
 CRASHES ?= 100

@@ -22,7 +22,7 @@ work_in "${IOE_TEST_DISK:-$programs}/faults"
 # In memory: what is tested is not the speed of a disk.
 mounted bad.files tmpfs 600M
 mkdir bad
-fused bad "$programs/faultfs" -f bad.files bad.faults bad
+fused bad "$programs/faultfs" bad.faults -f bad.files bad
 truncate -s 128M bad.files/image
 looped bad/image --direct-io=on
 # Only what touches a bad block fails.
