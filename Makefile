@@ -252,12 +252,10 @@ check-rocksdb-faults: $(ROCKSDB_FAULTS) ## of these, those on disks that fail
 	@mkdir -p $(IOE_TEST_DISK)
 	$(call ROCKSDB_PROVE,faults)
 
-target/c_tests/rocksdb/%: c_tests/rocksdb/%.cc c_tests/rocksdb/common.h examples_c/rocksdb/ioe_file_system.h $(ROCKSDB)
+target/c_tests/rocksdb/%: c_tests/rocksdb/%.cc $(wildcard c_tests/rocksdb/*.h) examples_c/rocksdb/ioe_file_system.h $(ROCKSDB)
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -std=c++17 -D_GNU_SOURCE $(WARNINGS) -Iinclude -Iexamples_c/rocksdb -o $@ $< \
 	  -Ltarget/rocksdb -Wl,-rpath,$(CURDIR)/target/rocksdb -lioe_rocksdb -lrocksdb $(LINK)
-
-$(addprefix target/c_tests/rocksdb/,crash faults stuck): c_tests/rocksdb/under_test.h c_tests/rocksdb/faultfs.h
 
 target/c_tests/rocksdb/faultfs: c_tests/rocksdb/faultfs.c c_tests/rocksdb/faultfs.h
 target/faults/shortfs: c_tests/faults/shortfs.c
@@ -339,8 +337,8 @@ target/c_tests_asan/%: c_tests/%.cc $(wildcard c_tests/*.h) $(HPP) $(HEADER) $(A
 	$(CXX) $(CXXFLAGS) -std=c++20 -D_GNU_SOURCE $(WARNINGS) -Iinclude -o $@ $< $(ASAN_LINK)
 
 # The file system for RocksDB and the library with AddressSanitizer; RocksDB is the packaged one.
-target/c_tests/rocksdb/stuck: c_tests/rocksdb/stuck.cc $(ROCKSDB_SOURCES) $(wildcard examples_c/rocksdb/*.h) \
-    $(HPP) $(HEADER) $(ASAN_BUILD)/libio_engine.so | tools-rocksdb
+target/c_tests/rocksdb/stuck: c_tests/rocksdb/stuck.cc $(ROCKSDB_SOURCES) \
+    $(wildcard c_tests/rocksdb/*.h examples_c/rocksdb/*.h) $(HPP) $(HEADER) $(ASAN_BUILD)/libio_engine.so | tools-rocksdb
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) $(ROCKSDB_FLAGS) -fsanitize=address -o $@ $(filter %.cc,$^) -L$(ASAN_BUILD) \
 	  -Wl,-rpath,$(CURDIR)/$(ASAN_BUILD) -lio_engine -lpthread -lrocksdb

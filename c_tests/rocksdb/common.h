@@ -1,6 +1,6 @@
 /*
- * What the tests of the RocksDB file system share: TAP without cmocka, whose assertions leave by longjmp
- * and so skip destructors; the file systems; a random generator.
+ * What the tests of the RocksDB file system share beside under_test.h: TAP without cmocka, whose assertions
+ * leave by longjmp and so skip destructors.
  *
  * Each program is called with a URI and a directory that is empty. The URI `posix` is RocksDB's own file
  * system: with it every test must pass too, which shows that it asks for what RocksDB expects.
@@ -12,59 +12,34 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cstdarg>
-#include <cstdint>
-#include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <functional>
-#include <memory>
 #include <mutex>
 #include <random>
-#include <string>
 #include <thread>
 #include <vector>
 
 #include "rocksdb/convenience.h"
 #include "rocksdb/env.h"
-#include "rocksdb/file_system.h"
 
-#include "ioe_file_system.h"
+#include "under_test.h"
 
 /* A test that hangs is ended by SIGALRM after this many seconds. */
 #ifndef TEST_TIME_LIMIT
 #define TEST_TIME_LIMIT 110
 #endif
 
-/* Thrown by a check that fails, in any thread of a crew. */
-struct failure {};
+#define FAIL(format, ...) need(false, "%s:%d: " format, __FILE__, __LINE__, __VA_ARGS__)
 
-inline std::mutex printing;
-
-[[noreturn]] inline void fail(const char *file, int line, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
-[[noreturn]] inline void fail(const char *file, int line, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    {
-        std::lock_guard<std::mutex> lock(printing);
-        printf("# %s:%d: ", file, line);
-        vprintf(format, args);
-        printf("\n");
-    }
-    va_end(args);
-    throw failure();
-}
-
-#define CHECK(condition) ((condition) ? (void)0 : fail(__FILE__, __LINE__, "%s", #condition))
+#define CHECK(condition) ((condition) ? (void)0 : FAIL("%s", #condition))
 
 /* Takes a Status or an IOStatus. */
 #define CHECK_OK(call)                                                                             \
     do {                                                                                           \
         const auto &status_ = (call);                                                              \
         if (!status_.ok())                                                                         \
-            fail(__FILE__, __LINE__, "%s: %s", #call, status_.ToString().c_str());                 \
+            FAIL("%s: %s", #call, status_.ToString().c_str());                                     \
     } while (0)
 
 /* Takes integers. */
@@ -72,7 +47,7 @@ inline std::mutex printing;
     do {                                                                                           \
         const long long left_ = (long long)(left), right_ = (long long)(right);                    \
         if (left_ != right_)                                                                       \
-            fail(__FILE__, __LINE__, "%s is %lld, not %lld", #left, left_, right_);                \
+            FAIL("%s is %lld, not %lld", #left, left_, right_);                                    \
     } while (0)
 
 /* Threads, each with its number; what one of them throws arrives at the join. */
@@ -84,8 +59,9 @@ class crew {
             threads.emplace_back([this, body, i] {
                 try {
                     body(i);
-                } catch (const failure &) {
-                    failed = true;
+                } catch (const broken &) {
+                    std::lock_guard<std::mutex> lock(mutex);
+                    thrown = std::current_exception();
                 }
             });
     }
@@ -93,8 +69,8 @@ class crew {
     void join()
     {
         join_all();
-        if (failed)
-            throw failure();
+        if (thrown)
+            std::rethrow_exception(thrown);
     }
 
     ~crew() { join_all(); }
@@ -107,7 +83,8 @@ class crew {
                 thread.join();
     }
 
-    std::atomic<bool> failed{false};
+    std::mutex mutex;
+    std::exception_ptr thrown;
     std::vector<std::thread> threads;
 };
 
@@ -115,7 +92,9 @@ inline std::string tested_uri;
 inline std::string directory;
 inline uint64_t seed;
 
-inline bool is_posix() { return tested_uri == "posix"; }
+inline bool is_posix() { return is_posix(tested_uri); }
+
+inline std::shared_ptr<rocksdb::FileSystem> file_system() { return file_system(tested_uri); }
 
 /* The tested URI with one more option; RocksDB's own file system knows none. */
 inline std::string uri_with(const std::string &option)
@@ -125,27 +104,16 @@ inline std::string uri_with(const std::string &option)
     return tested_uri + (tested_uri.find('?') == std::string::npos ? "?" : "&") + option;
 }
 
-inline std::shared_ptr<rocksdb::FileSystem> file_system(const std::string &uri = tested_uri)
-{
-    std::shared_ptr<rocksdb::FileSystem> fs;
-    if (uri == "posix")
-        return rocksdb::FileSystem::Default();
-    CHECK_OK(NewIoeFileSystem(uri, &fs));
-    CHECK(fs != nullptr);
-    return fs;
-}
-
 /* Random, and the same for one seed. */
-class randomness {
+class randomness : public random_numbers {
   public:
-    explicit randomness(uint64_t stream) : generator(seed * 1000003 + stream) {}
-    uint64_t below(uint64_t limit) { return generator() % limit; }
+    explicit randomness(uint64_t stream) : random_numbers(seed * 1000003 + stream) {}
     bool one_in(uint64_t n) { return below(n) == 0; }
 
     std::string bytes(size_t len)
     {
         std::string text(len, '\0');
-        uint64_t word = generator();
+        uint64_t word = below(UINT64_MAX);
         for (size_t i = 0; i < len; i++) {
             text[i] = (char)(word >> (i % 8 * 8));
             if (i % 8 == 7)
@@ -153,9 +121,6 @@ class randomness {
         }
         return text;
     }
-
-  private:
-    std::mt19937_64 generator;
 };
 
 struct test {
@@ -187,7 +152,8 @@ inline int run_tests(int argc, char **argv, const std::vector<test> &tests)
         try {
             t.body();
             passed = true;
-        } catch (const failure &) {
+        } catch (const broken &what) {
+            printf("# %s\n", what.what());
         }
         all = all && passed;
         printf("%s %u - %s\n", passed ? "ok" : "not ok", ++count, t.name);

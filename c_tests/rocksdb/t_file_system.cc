@@ -59,7 +59,7 @@ class transcript {
     void ok(const char *what, const IOStatus &s)
     {
         if (!s.ok())
-            fail(__FILE__, __LINE__, "%s: %s", what, s.ToString().c_str());
+            FAIL("%s: %s", what, s.ToString().c_str());
     }
 
     /* The message names the file, and the errno: RocksDB's own by what it means, ours by its name too. What
@@ -71,8 +71,7 @@ class transcript {
         name = posix || of_name ? strerror(number) : name.substr(0, name.find(':'));
         status(what, s);
         if (s.ok() || text.find(file) == std::string::npos || text.find(name) == std::string::npos)
-            fail(__FILE__, __LINE__, "%s: %s, which lacks %s or %s", what, text.c_str(), file.c_str(),
-                 name.c_str());
+            FAIL("%s: %s, which lacks %s or %s", what, text.c_str(), file.c_str(), name.c_str());
     }
 
     const bool posix;
@@ -116,8 +115,8 @@ void compare(scenario body)
     CHECK(!seen[0].empty());
     for (size_t i = 0; i < seen[0].size() && i < seen[1].size(); i++)
         if (seen[0][i] != seen[1][i])
-            fail(__FILE__, __LINE__, "line %zu is\n#    %s, but RocksDB's own says\n#    %s", i + 1,
-                 seen[1][i].c_str(), seen[0][i].c_str());
+            FAIL("line %zu is\n#    %s, but RocksDB's own says\n#    %s", i + 1, seen[1][i].c_str(),
+                 seen[0][i].c_str());
     CHECK_EQ(seen[1].size(), seen[0].size());
 }
 
@@ -1281,8 +1280,7 @@ void each_call_is_the_engines()
         ioe_stats now = IoeStats(*fs);
         if (now.accepted - before.accepted != 1 || now.bytes_read - before.bytes_read != read ||
             now.bytes_written - before.bytes_written != written || now.failed != 0)
-            fail(__FILE__, __LINE__, "%s: %llu events", what,
-                 (unsigned long long)(now.accepted - before.accepted));
+            FAIL("%s: %llu events", what, (unsigned long long)(now.accepted - before.accepted));
         before = now;
     };
     char scratch[PAGE];
@@ -1325,8 +1323,7 @@ void check_refused(const Status &status, const std::string &uri, const std::stri
     if (!uri.empty())
         text = text.substr(0, text.rfind(": " + uri));
     if (!status.IsInvalidArgument() || text.find(sentence) == std::string::npos)
-        fail(__FILE__, __LINE__, "%s: %s, which lacks: %s", uri.c_str(), status.ToString().c_str(),
-             sentence.c_str());
+        FAIL("%s: %s, which lacks: %s", uri.c_str(), status.ToString().c_str(), sentence.c_str());
 }
 
 void wrong_uris()

@@ -45,7 +45,7 @@ class errors : public EventListener {
     {
         std::lock_guard<std::mutex> lock(mutex);
         if (!first.empty())
-            fail(__FILE__, __LINE__, "background error: %s", first.c_str());
+            FAIL("background error: %s", first.c_str());
     }
 
   private:

@@ -1,6 +1,6 @@
 /*
- * What the programs share that meet crashes and faults: the file system that a URI names, what is said of a
- * test that fails, and random numbers that a seed repeats.
+ * What all programs here share: the file system that a URI names, what is said of a test that fails, and
+ * random numbers that a seed repeats.
  */
 #ifndef IOE_C_TESTS_UNDER_TEST_H
 #define IOE_C_TESTS_UNDER_TEST_H
@@ -26,7 +26,7 @@ __attribute__((format(printf, 2, 3))) inline void need(bool fine, const char *fo
 {
     if (fine)
         return;
-    char text[1024];
+    char text[4096];
     va_list list;
     va_start(list, format);
     vsnprintf(text, sizeof text, format, list);
