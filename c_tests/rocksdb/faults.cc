@@ -548,6 +548,10 @@ account no_room(const std::string &uri)
     t.check_gets({});
     /* RocksDB looks every five seconds. */
     need(unlink(ballast.c_str()) == 0, "unlink");
+    /* What was freed comes back with the journal. */
+    const int directory = open(full_directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    need(directory >= 0 && syncfs(directory) == 0, "syncfs");
+    close(directory);
     t.seen->await_recovery();
     t.put_all(0, FIRST);
     need_ok(t.flush(), "Flush");
