@@ -239,8 +239,8 @@ ROCKSDB_TESTS := $(patsubst c_tests/%.cc,target/c_tests/%,$(wildcard c_tests/roc
 ROCKSDB_CRASH := target/c_tests/rocksdb/crash
 ROCKSDB_FAULTS := $(addprefix target/c_tests/rocksdb/,faults faultfs stuck)
 ROCKSDB_PROVE = IOE_TEST_DISK=$(IOE_TEST_DISK) prove --failures --comments --timer \
-  --exec 'timeout --kill-after=5 1200 sh' $(1:%=c_tests/rocksdb/%.sh) :: target/c_tests/rocksdb $(ROCKSDB)
-check-rocksdb: $(ROCKSDB) $(ROCKSDB_TESTS) $(ROCKSDB_CRASH) $(ROCKSDB_FAULTS) | tools-c tools-crash ## RocksDB and its tools on the engine, killed, and with I/O errors: ten minutes, root
+  --exec 'timeout --kill-after=5 1200 sh' $(1:%=c_tests/rocksdb/%.sh) :: target/c_tests/rocksdb $(ROCKSDB) target/faults/deny
+check-rocksdb: $(ROCKSDB) $(ROCKSDB_TESTS) $(ROCKSDB_CRASH) $(ROCKSDB_FAULTS) target/faults/deny | tools-c tools-crash ## RocksDB and its tools on the engine, killed, and with I/O errors: ten minutes, root
 	@mkdir -p $(IOE_TEST_DISK)
 	$(call ROCKSDB_PROVE,rocksdb crash faults)
 

@@ -51,6 +51,7 @@ static const named calls[] = {
     {"io_submit", SYS_io_submit},
     {"io_getevents", SYS_io_getevents},
     {"io_pgetevents", SYS_io_pgetevents},
+    {"sync_file_range", SYS_sync_file_range},
 };
 
 static const named errors[] = {
