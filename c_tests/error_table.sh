@@ -9,6 +9,7 @@
 # function together with the functions of its file that it names, callbacks for instance. That says
 # nothing about the quality of the test; it finds what nobody has thought of. TAP on stdout.
 cd "$(dirname "$0")/.." || exit 1
+. c_tests/tap.sh
 
 # What no test can bring about at will, with the reason.
 exempt() {
@@ -105,24 +106,14 @@ awk '
     END { end_of_file() }
 ' c_tests/*.c c_tests/*.cc | sort -u >"$work/tested"
 
-if [ ! -s "$work/documented" ]; then
-    echo 1..1
-    echo "not ok 1 - the header has tables of errors"
-    exit 1
-fi
-
-number=0
-status=0
-echo "1..$(wc -l <"$work/documented")"
+[ -s "$work/documented" ] || ok 1 "the header has tables of errors"
 while read -r call error; do
-    number=$((number + 1))
     if grep -qx "$call $error" "$work/tested"; then
-        echo "ok $number - $call: $error"
+        ok 0 "$call: $error"
     elif exempt "$call" "$error"; then
-        echo "ok $number - $call: $error # SKIP no test can bring it about at will"
+        skip "$call: $error" "no test can bring it about at will"
     else
-        echo "not ok $number - $call: $error is documented and not tested"
-        status=1
+        ok 1 "$call: $error is documented and not tested"
     fi
 done <"$work/documented"
-exit $status
+plan

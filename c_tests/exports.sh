@@ -3,24 +3,12 @@
 # nothing else; io_engine.hpp wraps each that needs it. TAP on stdout. The library is the first
 # argument, or the one of `make lib`.
 cd "$(dirname "$0")/.." || exit 1
+. c_tests/tap.sh
 library=${1:-target/lib/libio_engine.so}
 
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-status=0
 
-# report NUMBER NAME FILE: passes where the file of offending names is empty.
-report() {
-    if [ -s "$3" ]; then
-        echo "not ok $1 - $2"
-        sed 's/^/# /' "$3"
-        status=1
-    else
-        echo "ok $1 - $2"
-    fi
-}
-
-echo 1..4
 # Preprocessed, so that names in comments do not count.
 "${CC:-cc}" -E -P -x c include/io_engine.h | grep -o 'ioe_[a-z0-9_]*(' | tr -d '(' | sort -u \
     >"$work/declared"
@@ -41,8 +29,8 @@ comm -13 "$work/declared" "$work/exported" >"$work/extra"
     printf 'ioe_%s\n' version driver_name probe
 } | sort -u >"$work/wrapped"
 comm -23 "$work/declared" "$work/wrapped" >"$work/unwrapped"
-report 1 "there are declarations and exports" "$work/empty"
-report 2 "every declared function is exported" "$work/missing"
-report 3 "every exported symbol is a declared function" "$work/extra"
-report 4 "every declared function is in io_engine.hpp" "$work/unwrapped"
-exit $status
+report "there are declarations and exports" "$work/empty"
+report "every declared function is exported" "$work/missing"
+report "every exported symbol is a declared function" "$work/extra"
+report "every declared function is in io_engine.hpp" "$work/unwrapped"
+plan 4

@@ -3,9 +3,9 @@
 # without a warning; include/io_engine.hpp from C++17 on, also without exceptions and RTTI. TAP on
 # stdout; a compiler that is not installed is skipped.
 cd "$(dirname "$0")/.." || exit 1
+. c_tests/tap.sh
 
-number=0
-status=0
+explain() { echo "$messages"; }
 
 # check COMPILER LANGUAGE STANDARD HEADER [OPTION]...
 check() {
@@ -14,25 +14,17 @@ check() {
     standard=$3
     header=$4
     shift 4
-    number=$((number + 1))
     name="$header, $compiler $standard $*"
     if ! command -v "$compiler" >/dev/null; then
-        echo "ok $number - $name # SKIP $compiler is not installed"
+        skip "$name" "$compiler is not installed"
         return
     fi
-    if messages=$(printf '#include "%s"\n#include "%s"\n' "$header" "$header" |
+    messages=$(printf '#include "%s"\n#include "%s"\n' "$header" "$header" |
         "$compiler" -x "$language" -std="$standard" -Wall -Wextra -Wpedantic -Werror -Iinclude \
             "$@" -fsyntax-only - 2>&1)
-    then
-        echo "ok $number - $name"
-    else
-        echo "not ok $number - $name"
-        echo "$messages" | sed 's/^/# /'
-        status=1
-    fi
+    ok $? "$name"
 }
 
-echo 1..20
 for standard in c99 c11; do
     check gcc c $standard io_engine.h
     check clang c $standard io_engine.h
@@ -48,4 +40,4 @@ for compiler in g++ clang++; do
         done
     done
 done
-exit $status
+plan 20

@@ -5,6 +5,7 @@
 # man prints them. TAP on stdout. Arguments: the pages' directory, the header, the library; without
 # them, those of `make man` and `make lib`.
 cd "$(dirname "$0")/.." || exit 1
+. c_tests/tap.sh
 pages=${1:-target/man}
 header=${2:-include/io_engine.h}
 library=${3:-target/lib/libio_engine.so}
@@ -12,27 +13,11 @@ library=${3:-target/lib/libio_engine.so}
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/narrow" "$work/wide"
-number=0
-status=0
-
-# report NAME FILE: passes where the file of what is wrong is empty.
-report() {
-    number=$((number + 1))
-    if [ -s "$2" ]; then
-        echo "not ok $number - $1"
-        sed 's/^/# /' "$2"
-        status=1
-    else
-        echo "ok $number - $1"
-    fi
-}
 
 # shown WIDTH PAGE: as man prints it, in ASCII, each paragraph on a line where the width allows it.
 shown() {
     LC_ALL=C MANWIDTH=$1 man -l "$2" 2>&1
 }
-
-echo 1..10
 
 # ---- which pages there are ----
 
@@ -235,4 +220,4 @@ report "no line is wider than 80 columns" "$work/long"
     mandoc -T lint -W error man3/*.3 man7/*.7
 ) >"$work/warnings" 2>&1
 report "man and mandoc have nothing to complain of" "$work/warnings"
-exit $status
+plan 10

@@ -3,18 +3,16 @@
 # in any order, and each keeps its own: those with exceptions are thrown at, and one that would leave a
 # callback ends the process with a message. TAP on stdout; a compiler that is not installed is skipped.
 cd "$(dirname "$0")/.." || exit 1
+. c_tests/tap.sh
 
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-number=0
-status=0
 
 # check COMPILER OBJECT OBJECT
 check() {
-    number=$((number + 1))
     name="$1, $2 before $3"
     if ! command -v "$1" >/dev/null; then
-        echo "ok $number - $name # SKIP $1 is not installed"
+        skip "$name" "$1 is not installed"
         return
     fi
     # Not inlined, so that the linker takes the first of what has one name.
@@ -28,19 +26,13 @@ check() {
     sh -c 'timeout 20 "$0" throw; exit $?' "$work/program" 2>>"$work/said"
     ended=$?
     words="io_engine: an exception left a callback: a bad day"
-    if [ $thrown = 0 ] && [ $ended = 134 ] && [ "$(head -n 1 "$work/said")" = "$words" ]; then
-        echo "ok $number - $name"
-    else
-        echo "not ok $number - $name"
-        sed 's/^/# /' "$work/said"
-        status=1
-    fi
+    [ $thrown = 0 ] && [ $ended = 134 ] && [ "$(head -n 1 "$work/said")" = "$words" ]
+    ok $? "$name" "$work/said"
     rm -f "$work"/*
 }
 
-echo 1..4
 for compiler in g++ clang++; do
     check $compiler exceptions no-exceptions
     check $compiler no-exceptions exceptions
 done
-exit $status
+plan 4

@@ -5,6 +5,8 @@
 set -u
 LC_ALL=C
 export LC_ALL
+# shellcheck source=c_tests/tap.sh
+. "$(dirname "$0")/../c_tests/tap.sh"
 bin=$(cd "${1:-${EXAMPLES:-target/examples}}" && pwd) || {
     echo "Bail out! the examples are not built"
     exit 1
@@ -14,25 +16,8 @@ trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' HUP INT TERM
 cd "$dir" || exit 1
 
-count=0
-failures=0
-
-# ok STATUS NAME: reports a test; on failure also what the program had printed.
-ok() {
-    count=$((count + 1))
-    if [ "$1" -eq 0 ]; then
-        echo "ok $count - $2"
-    else
-        failures=$((failures + 1))
-        echo "not ok $count - $2"
-        sed 's/^/# /' out err 2>/dev/null
-    fi
-}
-
-skip() {
-    count=$((count + 1))
-    echo "ok $count - $1 # SKIP $2"
-}
+# What the program had printed.
+explain() { cat out err 2>/dev/null; }
 
 # run PROGRAM ARGS: its exit status in $status, what it printed in the files out and err.
 run() {
@@ -356,5 +341,4 @@ wrong "depth times block beyond the limit" --depth 4096 --block 1g kept to
 wrong "unknown driver" --driver floppy kept to
 wrong "unaligned block with --direct" --direct --block 3000 kept to
 
-echo "1..$count"
-[ "$failures" -eq 0 ]
+plan

@@ -11,6 +11,8 @@
 set -u
 LC_ALL=C
 export LC_ALL
+# shellcheck source=c_tests/tap.sh
+. "$(dirname "$0")/../tap.sh"
 unset IOE_DRIVER
 programs=$1
 examples=$2
@@ -25,26 +27,8 @@ limit=300
 export IOE_TEST_SCALE
 export IOE_TEST_DISK="$disk"
 
-number=0
-status=0
-
-# ok CONDITION-STATUS NAME: on failure with what the program had printed.
-ok() {
-    number=$((number + 1))
-    if [ "$1" -eq 0 ]; then
-        echo "ok $number - $2"
-    else
-        echo "not ok $number - $2"
-        # Where prove shows it.
-        { echo "# not ok: $2" && grep -v "^ok" "$work/out" | tail -n 40 | sed 's/^/#   /'; } >&2
-        status=1
-    fi
-}
-
-skip() {
-    number=$((number + 1))
-    echo "ok $number - $1 # SKIP $2"
-}
+# What the program had printed.
+explain() { grep -v "^ok" "$work/out" | tail -n 40; }
 
 # denied ARGUMENTS-OF-DENY -- PROGRAM ARGUMENTS: what it printed is in the file out.
 denied() { timeout --kill-after=5 $limit "$programs/deny" "$@" >"$work/out" 2>&1 </dev/null; }
@@ -211,5 +195,4 @@ for test in $quick; do
     fi
 done
 
-echo "1..$number"
-exit $status
+plan

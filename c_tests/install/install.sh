@@ -6,6 +6,7 @@ set -u
 LC_ALL=C
 export LC_ALL
 cd "$(dirname "$0")/../.." || exit 1
+. c_tests/tap.sh
 source=$PWD
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 major=${version%%.*}
@@ -18,21 +19,13 @@ trap 'exit 1' HUP INT TERM
 prefix=$work/prefix libdir=$work/prefix/lib/$("$CC" -print-multiarch 2>/dev/null)
 libdir=${libdir%/}
 out=$work/out
-count=0
-failures=0
 
 # check NAME COMMAND...: a test passes where the command succeeds; else what it printed is shown.
 check() {
     name=$1
     shift
-    count=$((count + 1))
-    if "$@" >"$out" 2>&1; then
-        echo "ok $count - $name"
-    else
-        echo "not ok $count - $name"
-        sed 's/^/# /' "$out"
-        failures=$((failures + 1))
-    fi
+    "$@" >"$out" 2>&1
+    ok $? "$name" "$out"
 }
 
 refused() { ! "$@"; }
@@ -203,5 +196,4 @@ for bad in "PREFIX=/with space" PREFIX=relative LIBDIR=lib 'MANDIR=/a"b'; do
     check "refused: $bad" refused make_in install DESTDIR="$work/none" "$bad"
 done
 check "nothing was installed by these" [ ! -e "$work/none" ]
-echo "1..$count"
-exit $((failures > 0))
+plan

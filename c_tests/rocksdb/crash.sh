@@ -9,6 +9,8 @@
 # directory on a disk.
 # shellcheck source=c_tests/machine.sh
 . "$(dirname "$0")/../machine.sh"
+# shellcheck source=c_tests/tap.sh
+. "$(dirname "$0")/../tap.sh"
 programs=$(realpath "$1")
 : "${ROUNDS:=50}"
 # Of the machine: each mounts a file system.
@@ -17,17 +19,9 @@ limit=600
 
 work_in "${IOE_TEST_DISK:-$programs}/crash"
 
-count=0
-failures=0
 # result STATUS NAME: what the program said is in ./log.
 result() {
-    count=$((count + 1))
-    if [ "$1" -eq 0 ]; then
-        echo "ok $count - $2"
-    else
-        echo "not ok $count - $2"
-        failures=$((failures + 1))
-    fi
+    ok "$1" "$2"
     sed 's/^[^#]/# &/' log
 }
 
@@ -76,5 +70,4 @@ elif looped image; then
     mkfs.ext4 -q "$device"
     part "writes that are not synced are found" posix disk 100 unsynced "$device"
 fi
-echo "1..$count"
-[ $failures -eq 0 ]
+plan

@@ -6,6 +6,8 @@
 set -u
 LC_ALL=C
 export LC_ALL
+# shellcheck source=c_tests/tap.sh
+. "$(dirname "$0")/../tap.sh"
 programs=$(realpath "$1")
 library=$(realpath "$2")
 deny=$(realpath "$3")
@@ -13,21 +15,8 @@ work=$(mktemp -d "${IOE_TEST_DISK:-$programs}/rocksdb-XXXXXX") && cd "$work" || 
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
-number=0
-failures=0
-
-# ok STATUS NAME: reports a test; on failure also what the program had printed.
-ok() {
-    number=$((number + 1))
-    if [ "$1" -eq 0 ]; then
-        echo "ok $number - $2"
-    else
-        failures=$((failures + 1))
-        echo "not ok $number - $2"
-        # db_bench tells its progress in between.
-        cat out err 2>/dev/null | tr '\r' '\n' | grep -v "^\.\.\. finished" | tail -n 40 | sed 's/^/# /'
-    fi
-}
+# What the program had printed; db_bench tells its progress in between.
+explain() { cat out err 2>/dev/null | tr '\r' '\n' | grep -v "^\.\.\. finished" | tail -n 40; }
 
 # run PROGRAM ARGUMENT...: its exit status in $status, what it printed in the files out and err. What is in
 # $preload is loaded before it.
@@ -92,8 +81,7 @@ for driver in ${DRIVERS:-uring aio pool}; do
     preload=$library
     tool "$uri&stats=1" --create_if_missing put key value
     if [ "$status" -ne 0 ] && grep -q "driver $driver cannot be had here" err; then
-        number=$((number + 1))
-        echo "ok $number - $driver # SKIP $(grep -o "driver $driver cannot.*" err)"
+        skip "$driver" "$(grep -o "driver $driver cannot.*" err)"
         continue
     fi
     [ "$status" -eq 0 ] && [ "$(grep -c "$whole" err)" -eq 1 ] && [ "$(grep -c ioe: err)" -eq 1 ] &&
@@ -232,5 +220,4 @@ for wrong in "?depth=x" "?driver=floppy" "?color=red" "host" "?depth=4&depth=5";
     ok $? "db_bench says what is wrong with ioe://$wrong"
 done
 
-echo "1..$number"
-[ "$failures" -eq 0 ]
+plan
