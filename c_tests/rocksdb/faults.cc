@@ -16,7 +16,6 @@
 #include <rocksdb/env.h>
 #include <rocksdb/listener.h>
 #include <rocksdb/sst_file_manager.h>
-#include <rocksdb/table.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -200,16 +199,10 @@ struct test_db {
         : uri(its_uri), directory(its_directory), fs(file_system(uri)), env(NewCompositeEnv(fs)),
           seen(std::make_shared<watcher>(recovers))
     {
-        BlockBasedTableOptions table;
-        table.no_block_cache = true;
-        options.env = env.get();
-        options.create_if_missing = true;
-        options.disable_auto_compactions = true;
-        options.compression = kNoCompression;
+        options = plain_options(env.get());
         options.target_file_size_base = 1 << 20;
         options.wal_recovery_mode = WALRecoveryMode::kAbsoluteConsistency;
         options.max_background_jobs = 4;
-        options.table_factory.reset(NewBlockBasedTableFactory(table));
         options.listeners.push_back(seen);
         need_ok(DestroyDB(directory, Options()), "DestroyDB");
         need_ok(open(), "Open");

@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <rocksdb/env.h>
-#include <rocksdb/table.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -184,14 +183,8 @@ struct test_db {
     {
         fs = std::make_shared<abort_noting>(file_system(uri));
         env = NewCompositeEnv(fs);
-        BlockBasedTableOptions table;
-        table.no_block_cache = true;
-        options.env = env.get();
-        options.create_if_missing = true;
-        options.disable_auto_compactions = true;
-        options.compression = kNoCompression;
+        options = plain_options(env.get());
         options.use_direct_reads = direct;
-        options.table_factory.reset(NewBlockBasedTableFactory(table));
         read.async_io = true;
         read.readahead_size = READAHEAD;
         need_ok(DestroyDB(directory, Options()), "DestroyDB");

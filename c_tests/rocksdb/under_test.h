@@ -7,6 +7,7 @@
 
 #include <rocksdb/db.h>
 #include <rocksdb/file_system.h>
+#include <rocksdb/table.h>
 
 #include <cstdarg>
 #include <cstdint>
@@ -51,6 +52,20 @@ inline std::shared_ptr<rocksdb::FileSystem> file_system(const std::string &uri)
     if (!is_posix(uri))
         need_ok(NewIoeFileSystem(uri, &fs), uri.c_str());
     return fs;
+}
+
+/* What is read comes from the files: no cache, no compression. Compactions come when they are asked for. */
+inline rocksdb::Options plain_options(rocksdb::Env *env)
+{
+    rocksdb::BlockBasedTableOptions table;
+    table.no_block_cache = true;
+    rocksdb::Options options;
+    options.env = env;
+    options.create_if_missing = true;
+    options.disable_auto_compactions = true;
+    options.compression = rocksdb::kNoCompression;
+    options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+    return options;
 }
 
 class random_numbers {
