@@ -22,11 +22,13 @@ finish() {
     [ -z "$child" ] || { kill -KILL "-$child" && wait "$child"; } 2>/dev/null
     [ ! -e undo ] || tac undo >undo.now
     [ ! -e undo.now ] || while read -r command; do
-        # What was killed takes a moment to let go of its files.
-        eval "$command" 2>/dev/null || { sleep 1 && eval "$command"; } || {
-            echo "# failed: $command" >&2
-            status=1
-        }
+        # What was killed takes a moment to let go of its files; a FUSE server that held a request, some seconds.
+        for _ in 1 2 3 4 5 6 7 8 9 10; do
+            eval "$command" 2>/dev/null && continue 2
+            sleep 1
+        done
+        echo "# failed: $command" >&2
+        status=1
     done <undo.now
     # Nothing may be left: a mount keeps its directory, a loop device the name of its file.
     cd / && rm -rf --one-file-system "$work" && ! losetup --all | grep -F "$work/" >&2 || status=1
