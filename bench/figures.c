@@ -11,11 +11,13 @@
  * many events a reactor finds each time that it looks. So the events come in rounds: no reactor
  * leaves the system call in which it waits for work until a whole round is submitted, and a round
  * is submitted only when each of them is in there. All reads are of the page cache, where they
- * complete as they are submitted.
+ * complete as they are submitted. Where contexts are counted, their threads begin only when who
+ * makes the context sleeps until they do, and it is freed only when they sleep.
  */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <linux/io_uring.h>
 #include <linux/time_types.h>
 #include <poll.h>
@@ -52,10 +54,14 @@ enum {
 
 /* ---- the system calls in which reactors wait ------------------------------------------------ */
 
+static bool counts_contexts;
+static pthread_t first_thread;
+
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     bool closed;
+    bool awaited; /* the first thread sleeps, or did, until the context's threads began */
     uint32_t inside;
 } door = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
@@ -91,6 +97,14 @@ static void door_leave(void)
 {
     pthread_mutex_lock(&door.mutex);
     door.inside--;
+    pthread_mutex_unlock(&door.mutex);
+}
+
+static void door_await(bool awaited)
+{
+    pthread_mutex_lock(&door.mutex);
+    door.awaited = awaited;
+    pthread_cond_broadcast(&door.changed);
     pthread_mutex_unlock(&door.mutex);
 }
 
@@ -148,6 +162,22 @@ static long enter_ring(const long a[6])
     return submitted > 0 ? submitted : rc;
 }
 
+/* What a thread of the library's does first. */
+int pthread_setname_np(pthread_t thread, const char *name)
+{
+    static int (*next)(pthread_t, const char *);
+
+    if (!next)
+        *(void **)&next = libc_function("pthread_setname_np");
+    if (counts_contexts) {
+        pthread_mutex_lock(&door.mutex);
+        while (!door.awaited)
+            pthread_cond_wait(&door.changed, &door.mutex);
+        pthread_mutex_unlock(&door.mutex);
+    }
+    return next(thread, name);
+}
+
 long syscall(long number, ...)
 {
     long a[6];
@@ -159,7 +189,13 @@ long syscall(long number, ...)
     va_end(list);
     if (number == SYS_io_uring_enter && a[2] > 0)
         return enter_ring(a);
-    if (number != SYS_io_getevents || a[1] == 0)
+    bool sleeps = number == SYS_io_getevents && a[1] > 0;
+    if (counts_contexts && number == SYS_futex && (a[1] & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET) {
+        sleeps = !pthread_equal(pthread_self(), first_thread);
+        if (!sleeps)
+            door_await(true);
+    }
+    if (!sleeps)
         return ask_kernel(number, a);
     door_pass(1);
     long rc = ask_kernel(number, a);
@@ -518,10 +554,15 @@ static void run_events(struct run *r, int driver, uint32_t reactors)
 
 static void run_contexts(struct run *r, int driver, uint32_t reactors)
 {
+    first_thread = pthread_self();
+    counts_contexts = true;
     for (uint32_t i = 0; i < WARM_UP_CONTEXTS + CONTEXTS; i++) {
         if (i == WARM_UP_CONTEXTS)
             start_counting();
+        door_await(false);
         check(r, context_new(r->way, driver, reactors, &r->ctx));
+        door_close(reactors + r->way->workers);
+        door_open();
         check(r, ioe_context_free(r->ctx));
     }
     stop_counting();

@@ -62,9 +62,9 @@ TRACE = ("--tool=lackey", "--trace-mem=yes", "--trace-sched=yes", "--log-file=ou
 ALLOCATE = {"malloc", "calloc", "realloc", "memalign", "posix_memalign", "aligned_alloc"}
 # Stand between the library and the kernel: they make one call more than the library asked for.
 BETWEEN = {"syscall", "ppoll"}
-# How often the one is called depends on what else the machine does. The other is none: valgrind
-# hides vdso(7).
-NOT_COUNTED = {"sched_yield", "clock_gettime"}
+# How often the first is called, and whether the second finds its thread gone, depends on what else
+# the machine does. The third is none: valgrind hides vdso(7).
+NOT_COUNTED = {"sched_yield", "pthread_join", "clock_gettime"}
 ATOMIC = re.compile(r"^\s*([0-9a-f]+):\s+(?:lock |xchg .*\()", re.MULTILINE)
 
 
