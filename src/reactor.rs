@@ -239,7 +239,10 @@ impl<C: IOCallback, I: Interface, Q: Flavor<Item = IOEvent<C>>> Reactor<C, I, Q>
         if std::mem::take(&mut self.one_ended) {
             self.find_what_may_end();
         }
-        self.fill(core);
+        if !self.waiting.merges() {
+            // Before others come. What is joined is joined with those, too.
+            self.fill(core);
+        }
         let sources = self.sources();
         let mut empty = 0;
         while empty < sources && (self.waiting.merges() || !self.free.is_empty()) {
