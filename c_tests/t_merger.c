@@ -215,6 +215,41 @@ static void what_waits_for_a_slot_is_joined(void **state)
     assert_int_equal(ioe_context_free(ctx), 0);
 }
 
+/* The second read's callback keeps the driver thread, which has the first of the row, and a slot. */
+static void what_came_meanwhile_is_joined(void **state)
+{
+    const delivery *how = *state;
+    only_with_one_reactor(how);
+    ioe_context *ctx = new_merging_context(how, 1, QUEUE, LIMIT);
+    int fd = ready(IOE_WRITE, IN_MEMORY, MANY * BLOCK);
+    row *r = new_row(fd, IOE_WRITE, 0, MANY, BLOCK, 8);
+    gate gates[] = {GATE_INIT, GATE_INIT};
+    stuck_read stuck[COUNT_OF(gates)];
+    ioe_stats before = get_stats(ctx);
+    size_t submitted = 0;
+    for (size_t i = 0; i < COUNT_OF(gates); i++) {
+        stuck_prepare(&stuck[i], hold_at_gate, &gates[i]);
+        ASSERT_CALL(ioe_submit(ctx, stuck[i].event), 0);
+        if (i > 0) {
+            ASSERT_CALL(ioe_submit(ctx, r->members[submitted++].event), 0);
+            latch_hit(&gates[i - 1].opened);
+        }
+        assert_true(stuck_let_go(&stuck[i]));
+        latch_wait(&gates[i].entered, 1);
+    }
+    while (submitted < MANY)
+        ASSERT_CALL(ioe_submit(ctx, r->members[submitted++].event), 0);
+    latch_hit(&gates[1].opened);
+    assert_int_equal(ioe_drain(ctx, -1), 0);
+    check_counts(ctx, &before, COUNT_OF(gates) + 7, MANY - 7);
+    check_row(r);
+    free_row(r);
+    for (size_t i = 0; i < COUNT_OF(gates); i++)
+        stuck_free(&stuck[i]);
+    close(fd);
+    assert_int_equal(ioe_context_free(ctx), 0);
+}
+
 static void info_tells_the_limit(void **state)
 {
     const delivery *how = *state;
@@ -1309,6 +1344,8 @@ int main(void)
         with_and_without_thread(what_waits_is_joined_up_to_the_limit),
         for_each_delivery(order_does_not_matter),
         for_each_threaded_delivery(what_waits_for_a_slot_is_joined),
+        {"what_came_meanwhile_is_joined, driver thread", what_came_meanwhile_is_joined, NULL, NULL,
+         (void *)&deliveries[1]},
         with_and_without_thread(info_tells_the_limit),
         for_each_delivery(flush_and_free_hand_on),
         for_each_delivery(a_gap_hands_on),
