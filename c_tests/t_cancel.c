@@ -676,6 +676,24 @@ static void callback_cancels_another(void **state)
 
 /* ---- somebody waits for it ---- */
 
+typedef struct canceller {
+    ioe_context *ctx;
+    uint64_t id;
+    pid_t owner;
+    int rc;
+} canceller;
+
+static void *cancel_when_asleep(void *arg)
+{
+    canceller *c = arg;
+    /* It may sleep for an instant before it has submitted. */
+    do {
+        await_sleep(c->owner);
+        c->rc = ioe_cancel(c->ctx, c->id);
+    } while (c->rc == -ENOENT);
+    return NULL;
+}
+
 /* On his own thread nothing stops it; in the queue, or in a group, he has the answer. */
 static void waiting_caller_is_told(void **state)
 {
@@ -710,11 +728,9 @@ static void waiting_caller_is_told(void **state)
     ASSERT_CALL(ioe_event_set_timeout(queued, INT64_MAX), 0);
     const uint64_t queued_id = ioe_event_id(queued);
     w = start_waiter(s->ctx, queued);
-    /* It may be counted for an instant before it can be cancelled. */
-    int err;
-    while ((err = ioe_cancel(s->ctx, queued_id)) == -ENOENT)
-        sched_yield();
-    assert_int_equal(err, 0);
+    canceller c = {.ctx = s->ctx, .id = queued_id, .owner = w->tid};
+    cancel_when_asleep(&c);
+    assert_int_equal(c.rc, 0);
     end_waiter(w, -ECANCELED);
     free_slots(taken);
     assert_int_equal(count_operations(s->fd, IOE_WRITE), 1);
@@ -723,24 +739,6 @@ static void waiting_caller_is_told(void **state)
 }
 
 /* ---- polled contexts: another thread cancels ---- */
-
-typedef struct canceller {
-    ioe_context *ctx;
-    uint64_t id;
-    pid_t owner;
-    int rc;
-} canceller;
-
-static void *cancel_when_asleep(void *arg)
-{
-    canceller *c = arg;
-    /* It may sleep for an instant before it has submitted. */
-    do {
-        await_sleep(c->owner);
-        c->rc = ioe_cancel(c->ctx, c->id);
-    } while (c->rc == -ENOENT);
-    return NULL;
-}
 
 /* In the queue, and in the kernel where the driver can. */
 static void cancel_ends_the_owners_sleep(void **state)
