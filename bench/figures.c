@@ -55,7 +55,6 @@ enum {
 /* ---- the system calls in which reactors wait ------------------------------------------------ */
 
 static bool counts_contexts;
-static pthread_t first_thread;
 
 static struct {
     pthread_mutex_t mutex;
@@ -191,7 +190,7 @@ long syscall(long number, ...)
         return enter_ring(a);
     bool sleeps = number == SYS_io_getevents && a[1] > 0;
     if (counts_contexts && number == SYS_futex && (a[1] & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET) {
-        sleeps = !pthread_equal(pthread_self(), first_thread);
+        sleeps = gettid() != getpid();
         if (!sleeps)
             door_await(true);
     }
@@ -554,7 +553,6 @@ static void run_events(struct run *r, int driver, uint32_t reactors)
 
 static void run_contexts(struct run *r, int driver, uint32_t reactors)
 {
-    first_thread = pthread_self();
     counts_contexts = true;
     for (uint32_t i = 0; i < WARM_UP_CONTEXTS + CONTEXTS; i++) {
         if (i == WARM_UP_CONTEXTS)
